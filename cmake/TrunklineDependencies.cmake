@@ -1,0 +1,38 @@
+# Finds what the build needs. Every error names the Debian or Ubuntu package that has it.
+
+function(trunkline_find PACKAGE DEBIAN_PACKAGE)
+  find_package(${PACKAGE} QUIET ${ARGN})
+  if(NOT ${PACKAGE}_FOUND)
+    message(FATAL_ERROR "trunkline: ${PACKAGE} was not found. On Debian or Ubuntu: apt-get install ${DEBIAN_PACKAGE}")
+  endif()
+endfunction()
+
+find_package(Threads REQUIRED)
+
+# Highway ships a CMake config from 1.0.5 on under another name than Debian's 1.0.3; the library and header do for both.
+find_path(HWY_INCLUDE_DIR hwy/highway.h)
+find_library(HWY_LIBRARY hwy)
+if(NOT HWY_INCLUDE_DIR OR NOT HWY_LIBRARY)
+  message(FATAL_ERROR "trunkline: Google Highway was not found. On Debian or Ubuntu: apt-get install libhwy-dev")
+endif()
+if(NOT TARGET trunkline_hwy)
+  add_library(trunkline_hwy INTERFACE)
+  target_include_directories(trunkline_hwy SYSTEM INTERFACE ${HWY_INCLUDE_DIR})
+  target_link_libraries(trunkline_hwy INTERFACE ${HWY_LIBRARY})
+endif()
+
+if(TRUNKLINE_TOOLS)
+  trunkline_find(CLI11 libcli11-dev)
+  trunkline_find(nlohmann_json nlohmann-json3-dev)
+  trunkline_find(fmt libfmt-dev)
+  trunkline_find(simdjson libsimdjson-dev)
+  trunkline_find(OpenBLAS libopenblas-dev)
+endif()
+if(TRUNKLINE_TESTS)
+  trunkline_find(GTest "libgtest-dev libgmock-dev")
+  trunkline_find(rapidcheck librapidcheck-dev)
+  trunkline_find(nlohmann_json nlohmann-json3-dev)
+endif()
+if(TRUNKLINE_BENCHMARKS)
+  trunkline_find(benchmark libbenchmark-dev)
+endif()

@@ -1,0 +1,47 @@
+# How targets of this project are declared: one per folder, all with the same flags.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+add_library(trunkline_flags INTERFACE)
+target_compile_options(trunkline_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow)
+if(TRUNKLINE_WERROR)
+  target_compile_options(trunkline_flags INTERFACE -Werror)
+endif()
+if(TRUNKLINE_SANITIZE)
+  add_compile_options(-fsanitize=${TRUNKLINE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  add_link_options(-fsanitize=${TRUNKLINE_SANITIZE})
+endif()
+
+# trunkline_layer(NAME SOURCES file... [DEPENDS layer...] [LINK target...])
+# An object library trunkline_NAME of this folder's sources. DEPENDS names the layers whose headers it may include; the
+# include-layering test holds the sources to it.
+function(trunkline_layer NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LINK" ${ARGN})
+  add_library(trunkline_${NAME} OBJECT ${ARG_SOURCES})
+  target_include_directories(trunkline_${NAME} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(trunkline_${NAME} PRIVATE trunkline_flags ${ARG_LINK})
+  foreach(dependency IN LISTS ARG_DEPENDS)
+    target_link_libraries(trunkline_${NAME} PRIVATE trunkline_${dependency})
+  endforeach()
+  set_property(GLOBAL APPEND PROPERTY TRUNKLINE_LAYERS trunkline_${NAME})
+endfunction()
+
+# trunkline_test(NAME SOURCES file... [LINK target...])
+# A GoogleTest program test_NAME, its cases discovered at build time.
+function(trunkline_test NAME)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(test_${NAME} ${ARG_SOURCES})
+  target_include_directories(test_${NAME} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(test_${NAME} PRIVATE trunkline::trunkline trunkline_flags GTest::gmock GTest::gtest_main ${ARG_LINK})
+  target_compile_definitions(test_${NAME} PRIVATE TRUNKLINE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${NAME} COMMAND test_${NAME})
+  set_tests_properties(${NAME} PROPERTIES TIMEOUT 900)
+endfunction()

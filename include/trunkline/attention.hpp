@@ -1,0 +1,92 @@
+// plan once per decode step, run once per layer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "trunkline/config.hpp"
+#include "trunkline/kv_view.hpp"
+#include "trunkline/plan.hpp"
+#include "trunkline/tensor.hpp"
+
+namespace trunkline {
+
+class Workspace;
+
+/// How an Attention uses its device.
+struct ExecutionOptions {
+  int num_threads = 1;               // CPU: threads that compute, the caller's included
+  std::string simd_target;           // CPU: one of `simd_targets()`; empty: the best this machine has
+  std::optional<DeviceSpec> device;  // what to plan with; default: shipped numbers for the device kind
+};
+
+/// Exact attention of a batch over paged KV. Immutable after construction and safe to share by threads: kernel and grid
+/// depend on config and capacity alone. On the CPU it owns the thread pool that was asked for; runs from several
+/// threads take turns.
+class Attention {
+ public:
+  /// Throws invalid_argument, or unsupported for a device, SIMD target or feature this build does not have.
+  Attention(const AttentionConfig& config, const Capacity& capacity, Device device = {},
+            const ExecutionOptions& options = {});
+  ~Attention();
+  Attention(Attention&&) noexcept;
+  Attention& operator=(Attention&&) noexcept;
+
+  /// Plans the forest into the workspace and brings the workspace's copy of the block tables up to date: only what
+  /// changed when the forest is the next version of the one planned last. Throws capacity_exceeded (and says by how
+  /// much) or invalid_argument; the workspace then keeps its last plan.
+  void plan(const Forest& forest, Workspace& workspace, Stream stream = {}) const;
+
+  /// Computes out and lse of the planned batch. The KV of the new tokens is already in the pages.
+  ///   q, out  [sum(qo_lens), num_qo_heads, head_dim], q_dtype, any strides with contiguous head_dim, caller's order;
+  ///           out must not overlap q
+  ///   kv      as the config says; every page of the planned tables lies in [0, kv.num_pages)
+  ///   lse     f32 [sum(qo_lens), num_qo_heads], natural logarithm, or an empty view when not wanted
+  ///   seq_lens  optional, on the device, int32 [num_requests], each at most the planned one: rows clamp to them
+  /// A row that sees no token gives out = 0 and lse = -inf. Rows beyond sum(qo_lens) are neither read nor written.
+  /// Throws invalid_argument before anything is written.
+  void run(Workspace& workspace, const TensorView& q, const KvView& kv, const TensorView& out,
+           const TensorView& lse = {}, Stream stream = {}, const std::int32_t* seq_lens = nullptr) const;
+
+  /// Bytes a Workspace for this Attention takes on the device.
+  std::size_t workspace_bytes() const noexcept;
+
+  const AttentionConfig& config() const noexcept;
+  const Capacity& capacity() const noexcept;
+  const Device& device() const noexcept;
+  const DeviceSpec& device_spec() const noexcept;
+  /// The kernel that runs, "cpu/avx3".
+  const std::string& kernel() const noexcept;
+  int num_threads() const noexcept;
+
+ private:
+  friend class Workspace;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The memory of one stream in flight: the plan, the block tables and the partials. Addresses are fixed from
+/// construction on. It holds no reference to the Attention it was made for.
+class Workspace {
+ public:
+  explicit Workspace(const Attention& attention);
+  /// In the caller's memory on the attention's device: at least workspace_bytes(), 64-byte aligned, outliving this.
+  Workspace(const Attention& attention, void* memory, std::size_t bytes);
+  ~Workspace();
+  Workspace(Workspace&&) noexcept;
+  Workspace& operator=(Workspace&&) noexcept;
+
+  /// The plan made last; empty before the first.
+  const Plan& plan() const noexcept;
+
+ private:
+  friend class Attention;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace trunkline

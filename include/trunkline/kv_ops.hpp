@@ -1,0 +1,30 @@
+// Writing KV into pages, and carrying out the page copies that the tree asks for.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "trunkline/kv_view.hpp"
+#include "trunkline/tensor.hpp"
+
+namespace trunkline {
+
+/// Copy the first `num_tokens` token slots of page `src` into page `dst` (K and V, every head).
+struct PageCopy {
+  std::int32_t src = 0;
+  std::int32_t dst = 0;
+  std::int32_t num_tokens = 0;
+  friend bool operator==(const PageCopy&, const PageCopy&) = default;
+};
+
+/// Writes k and v, both [num_tokens, num_kv_heads, head_dim] of kv.dtype with contiguous head_dim, into the slots
+/// page[i] * page_size + token: slots[i] in [0, num_pages * page_size), distinct; a negative slot is skipped (padding).
+/// Throws invalid_argument before anything is written.
+void append_kv(const KvView& kv, const TensorView& k, const TensorView& v, std::span<const std::int64_t> slots,
+               Stream stream = {});
+
+/// Carries out the copies in order. src and dst of one copy differ; pages in [0, num_pages), num_tokens in
+/// [0, page_size]. Throws invalid_argument before anything is written.
+void copy_kv(const KvView& kv, std::span<const PageCopy> copies, Stream stream = {});
+
+}  // namespace trunkline

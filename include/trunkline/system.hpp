@@ -1,0 +1,30 @@
+// What this build and this machine have.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "trunkline/config.hpp"
+
+namespace trunkline {
+
+/// "0.1.0"
+const char* version() noexcept;
+
+struct Backend {
+  std::string name;         // "cpu", "cuda"
+  bool built = false;       // in this build
+  bool available = false;   // and usable on this machine
+  std::string detail;       // why not, or what it found
+};
+/// All backends the project knows, best first, whether or not this build has them.
+std::vector<Backend> backends();
+
+/// SIMD targets of the CPU backend that this build has and this machine runs, best first, e.g. "avx3", "avx2", "sse2".
+std::vector<std::string> simd_targets();
+
+/// Measures this machine's DeviceSpec for the CPU backend with `num_threads` threads: read bandwidth, arithmetic rates
+/// of the kernels, fixed costs. Takes a few seconds. Throws unsupported for a device this build does not have.
+DeviceSpec calibrate(Device device, int num_threads);
+
+}  // namespace trunkline
