@@ -14,6 +14,6 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/trunkline-config-ve
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/trunkline-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/trunkline-config-version.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/trunkline)
-if(TRUNKLINE_TOOLS)
+if(TARGET trunkline_command)
   install(TARGETS trunkline_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()

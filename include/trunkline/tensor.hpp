@@ -51,7 +51,7 @@ struct TensorView {
   bool empty() const noexcept { return data == nullptr; }
 };
 
-/// A row-major TensorView. Dimensions are those given that are not negative: contiguous(p, dtype, {a, b, c}).
+/// A row-major TensorView of the first `rank` dimensions of `shape`. Throws invalid_argument.
 TensorView contiguous(void* data, DType dtype, std::array<std::int64_t, TensorView::max_rank> shape, int rank,
                       Device device = {});
 

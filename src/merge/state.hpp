@@ -34,7 +34,8 @@ TRUNKLINE_HOST_DEVICE inline Weights weights(float lse_a, float lse_b) {
   return lse_a > lse_b ? Weights{major, minor, high + log1pf(w)} : Weights{minor, major, high + log1pf(w)};
 }
 
-/// One element of out under those weights. A weight of 0 keeps whatever that side holds, NaN included, out of the result.
+/// One element of out under those weights. A weight of 0 keeps whatever that side holds, NaN included, out of the
+/// result.
 TRUNKLINE_HOST_DEVICE inline float combine(const Weights& w, float out_a, float out_b) {
   const float a = w.a == 0.0f ? 0.0f : w.a * out_a;
   const float b = w.b == 0.0f ? 0.0f : w.b * out_b;
