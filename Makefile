@@ -1,0 +1,78 @@
+# The two commands of the README, and what a developer needs beside them.
+#   make replay [TRACE=path] [ARGS="..."]   replay a trace of requests and write an HTML report
+#   make test                               build everything and pass every test
+# `make help` lists the rest.
+
+JOBS ?= $(shell nproc)
+OUT ?= out
+TRACE ?=
+ARGS ?=
+TRUNKLINE = build/release/tools/trunkline
+
+# Cases that are too large to run under a sanitizer carry Large in their name.
+SANITIZER_FILTER = -*Large*
+
+.PHONY: help setup build replay test test-release test-asan test-tsan test-cuda bench lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: ## install or name the packages that are missing
+	@scripts/setup.sh
+
+build: setup ## build the library and the command
+	@cmake --preset release -Wno-dev >/dev/null
+	@cmake --build --preset release -j $(JOBS) --target trunkline trunkline_command
+
+replay: build ## replay TRACE (a small generated one by default) and write out/replay.html
+	@mkdir -p $(OUT)
+ifeq ($(strip $(TRACE)),)
+	@$(TRUNKLINE) trace generate --num-groups 4 --prompts-per-group 16 --system-prompt-len 2048 --question-len 256 \
+	  --output-len 64 --seed 1 --out $(OUT)/generated_trace.jsonl
+	@$(TRUNKLINE) replay $(OUT)/generated_trace.jsonl --json $(OUT)/replay.json $(ARGS)
+else
+	@$(TRUNKLINE) replay $(TRACE) --json $(OUT)/replay.json $(ARGS)
+endif
+	@$(TRUNKLINE) report $(OUT)/replay.json -o $(OUT)/replay.html
+	@echo "Report: $(OUT)/replay.html"
+
+test: setup test-release test-asan test-tsan test-cuda ## build and pass every test, sanitizers included
+	@echo "All tests passed."
+
+test-release:
+	cmake --preset release -Wno-dev >/dev/null
+	cmake --build --preset release -j $(JOBS)
+	ctest --preset release
+
+test-asan:
+	cmake --preset asan -Wno-dev >/dev/null
+	cmake --build --preset asan -j $(JOBS)
+	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset asan
+
+test-tsan:
+	cmake --preset tsan -Wno-dev >/dev/null
+	cmake --build --preset tsan -j $(JOBS)
+	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset tsan
+
+# Compiles what runs on CUDA devices wherever a toolkit is installed; nothing of it runs without a device.
+test-cuda:
+ifneq ($(shell command -v nvcc),)
+	cmake --preset cuda -Wno-dev >/dev/null
+	cmake --build --preset cuda -j $(JOBS) --target trunkline_cuda_parts
+else
+	@echo "No CUDA toolkit: the CUDA parts were not compiled."
+endif
+
+bench: ## run the Google Benchmark programs
+	cmake --preset release -Wno-dev >/dev/null
+	cmake --build --preset release -j $(JOBS)
+	@for program in build/release/bench/*_bench; do $$program || exit 1; done
+
+lint: ## clang-format and clang-tidy, both pinned (pip install -r scripts/lint-requirements.txt)
+	scripts/lint.sh
+
+format: ## rewrite the sources with the pinned clang-format
+	git ls-files '*.cpp' '*.hpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+clean:
+	rm -rf build $(OUT)
