@@ -12,14 +12,22 @@
 
 namespace trunkline {
 
+/// The result in double precision, and how far a good evaluation may be from it.
+///
+/// A bound is max(2 * E, 2 ulp): E is the error of a naive evaluation in the precision at hand, and the ulp is that of
+/// the format the result is stored in, at the value (and never below an ulp of the format's smallest normal number).
+/// The naive evaluation takes the inputs in their dtypes, plain f32 dot products, an f32 softmax in two passes, its
+/// weights rounded to the KV dtype, f32 sums, and rounds once to q's dtype.
+///   E of out is one number per row: the largest error of the row's elements, which share their scores and so their
+///   errors' size. One evaluation can be right by luck, above all when few tokens carry the row, so E is at least the
+///   standard error that roundings of a score (relative to the sum of its |q_i k_i|) and of a weight lead to.
+///   E of lse likewise. Its ulp is taken at max(|lse|, |largest score|), because lse is their sum.
+/// A row that sees no token is exactly out = 0, lse = -inf, and has bounds of 0.
 struct ReferenceResult {
-  std::vector<double> out;  // [num_rows, head_dim]
-  std::vector<double> lse;  // [num_rows], natural logarithm
-  /// The error that a result of `q`'s dtype may have in each element of out against this one:
-  /// max(2 * |naive - out|_max over the row, 2 ulp of the dtype at |out|), where naive is a plain evaluation with inputs
-  /// and softmax weights in the dtypes at hand and f32 accumulation.
-  std::vector<double> bound;  // [num_rows, head_dim]
-  std::vector<double> lse_bound;  // [num_rows]
+  std::vector<double> out;        // [num_rows, head_dim]
+  std::vector<double> lse;        // [num_rows], natural logarithm
+  std::vector<double> bound;      // [num_rows, head_dim], for out in q's dtype
+  std::vector<double> lse_bound;  // [num_rows], for lse in f32
 };
 
 /// One (query token, query head).
@@ -28,9 +36,14 @@ struct ReferenceRow {
   std::int32_t head = 0;
 };
 
-/// Attention of chosen rows; an empty list means all, token-major. CPU memory only. q is
-/// [sum(qo_lens), num_qo_heads, head_dim]; query token j of request r sits at position seq_len - qo_len + j and sees
-/// the positions up to its own. scale multiplies q.k. Throws invalid_argument.
+/// Attention of chosen rows, in the order given; an empty list means all, token-major. CPU memory only.
+///   q         [>= sum(qo_lens), num_qo_heads, head_dim], float32, float16 or bfloat16, contiguous head_dim;
+///             rows beyond sum(qo_lens) are not read
+///   kv        any strides; its heads divide q's; only pages in [0, kv.num_pages) may be named
+///   seq_lens  [num_requests], >= 0; qo_lens likewise, or empty for 1 each
+///   scale     multiplies q.k; finite
+/// Query token j of request r sits at position seq_len - qo_len + j and sees the positions up to its own; before
+/// position 0 it sees nothing. Throws invalid_argument, or unsupported for a dtype that is not built yet.
 ReferenceResult reference_attention(const TensorView& q, const KvView& kv, const BlockTables& tables,
                                     std::span<const std::int32_t> seq_lens, std::span<const std::int32_t> qo_lens,
                                     double scale, std::span<const ReferenceRow> rows = {});
