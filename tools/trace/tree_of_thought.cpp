@@ -23,7 +23,7 @@ Branch read_branch(const JsonLines& lines, simdjson::dom::element value) {
   Branch branch;
   branch.id = lines.integer(row, "id", 0, most_tokens);
   branch.parent = lines.integer(row, "parent", -1, most_tokens);
-  branch.tokens = lines.integer(row, "tokens", 1, most_tokens);
+  branch.tokens = lines.integer(row, "tokens", branch.parent < 0 ? 1 : 0, most_tokens);
   branch.start = lines.integer(row, "start", -most_tokens, most_tokens);
   branch.end = lines.integer(row, "end", -most_tokens, most_tokens);
   if (branch.end - branch.start + 1 != branch.tokens) {
@@ -62,11 +62,14 @@ std::vector<Branch> read_tree(const JsonLines& lines) {
     }
     children[parent->second].push_back(i);
   }
-  // A start after the parent's end rules circles out, so that every node is below the one root.
   std::vector<std::size_t> order{root};
   for (std::size_t i = 0; i < order.size(); ++i) {
     const auto& next = children[order[i]];
     order.insert(order.end(), next.begin(), next.end());
+  }
+  // Only branches without a token can form a circle: the others begin later than their parents.
+  if (order.size() != given.size()) {
+    lines.fail("every node below the root", std::to_string(given.size() - order.size()) + " nodes that are not");
   }
   std::vector<Branch> tree;
   for (const std::size_t i : order) tree.push_back(given[i]);
