@@ -23,10 +23,8 @@ class Random {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
   }
-  /// Uniform in [0, n), n > 0; the bias of at most n / 2^64 is of no matter here.
-  std::uint64_t below(std::uint64_t n) {
-    return static_cast<std::uint64_t>((static_cast<unsigned __int128>((*this)()) * n) >> 64);
-  }
+  /// Uniform in [0, n), 0 < n < 2^32; the bias of at most n / 2^32 is of no matter here.
+  std::uint64_t below(std::uint64_t n) { return ((*this)() >> 32) * n >> 32; }
   /// Uniform in [0, 1).
   double uniform() { return static_cast<double>((*this)() >> 11) * 0x1.0p-53; }
 

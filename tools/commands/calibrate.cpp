@@ -1,0 +1,7 @@
+#include "commands/commands.hpp"
+
+namespace trunkline::tools {
+
+void add_calibrate_command(CLI::App&) {}
+
+}  // namespace trunkline::tools
