@@ -6,6 +6,7 @@
 //     w   = exp(lse_b - lse_a)
 //     lse = lse_a + log(1 + w)
 //     out = (out_a + w * out_b) / (1 + w)
+// Commutative to the bit; associative within rounding. An lse of NaN stays NaN; an lse of +inf takes all the weight.
 #pragma once
 
 #include <cmath>
@@ -25,13 +26,15 @@ struct Weights {
 };
 
 TRUNKLINE_HOST_DEVICE inline Weights weights(float lse_a, float lse_b) {
-  const float high = lse_a > lse_b ? lse_a : lse_b;
-  const float low = lse_a > lse_b ? lse_b : lse_a;
-  if (high == -INFINITY) return {0.0f, 0.0f, -INFINITY};
+  if (lse_a == -INFINITY && lse_b == -INFINITY) return {0.0f, 0.0f, -INFINITY};
+  const bool a_leads = lse_a > lse_b;
+  const float high = a_leads ? lse_a : lse_b;
+  const float low = a_leads ? lse_b : lse_a;
   const float w = expf(low - high);  // exp(-inf) is 0: the empty side vanishes
-  const float sum = 1.0f + w;
-  const float major = 1.0f / sum, minor = w / sum;
-  return lse_a > lse_b ? Weights{major, minor, high + log1pf(w)} : Weights{minor, major, high + log1pf(w)};
+  const float minor = w / (1.0f + w),
+              major = 1.0f - minor;  // the two add up to 1
+  const float lse = high + log1pf(w);
+  return a_leads ? Weights{major, minor, lse} : Weights{minor, major, lse};
 }
 
 /// One element of out under those weights. A weight of 0 keeps whatever that side holds, NaN included, out of the

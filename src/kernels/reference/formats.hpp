@@ -69,4 +69,25 @@ inline float load(DType dtype, const void* data, std::int64_t i) {
   return dtype == DType::float16 ? float16_value(bits) : bfloat16_value(bits);
 }
 
+/// Stores value, which is a number of the dtype already (see round_to), as element i. For tests and their data.
+inline void store(DType dtype, void* data, std::int64_t i, float value) {
+  if (dtype == DType::float32) {
+    static_cast<float*>(data)[i] = value;
+    return;
+  }
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value), sign = bits >> 16 & 0x8000u;
+  std::uint32_t stored = bits >> 16;
+  if (dtype == DType::float16) {
+    const double magnitude = std::fabs(double{value});
+    if (std::isnan(value) || std::isinf(value)) {
+      stored = sign | 0x7C00u | (std::isnan(value) ? 0x200u : 0u);
+    } else if (magnitude < 0x1p-14) {
+      stored = sign | static_cast<std::uint32_t>(magnitude * 0x1p24);
+    } else {
+      stored = sign | (((bits & 0x7FFFFFFFu) >> 13) - ((127u - 15u) << 10));
+    }
+  }
+  static_cast<std::uint16_t*>(data)[i] = static_cast<std::uint16_t>(stored);
+}
+
 }  // namespace trunkline::reference
