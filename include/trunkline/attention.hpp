@@ -19,17 +19,21 @@ class Workspace;
 
 /// How an Attention uses its device.
 struct ExecutionOptions {
-  int num_threads = 1;               // CPU: threads that compute, the caller's included
-  std::string simd_target;           // CPU: one of `simd_targets()`; empty: the best this machine has
-  std::optional<DeviceSpec> device;  // what to plan with; default: shipped numbers for the device kind
+  int num_threads = 1;      // CPU: threads that compute, the caller's included
+  std::string simd_target;  // CPU: one of `simd_targets()`; empty: the best this machine has
+  /// What to plan with; default: shipped numbers, DeviceSpec::generic_cpu(num_threads) on the CPU. Given, the plan and
+  /// so the bits of the result depend on it, not on num_threads. Lanes of at most 256 rows on the CPU.
+  std::optional<DeviceSpec> device;
 };
 
 /// Exact attention of a batch over paged KV. Immutable after construction and safe to share by threads: kernel and grid
-/// depend on config and capacity alone. On the CPU it owns the thread pool that was asked for; runs from several
-/// threads take turns.
+/// depend on config and capacity alone. On the CPU it owns the thread pool that was asked for; runs of several threads
+/// take turns on it (with num_threads = 1 each computes on its caller, at the same time). The same plan and inputs give
+/// the same bits on every run and with every number of threads.
 class Attention {
  public:
-  /// Throws invalid_argument, or unsupported for a device, SIMD target or feature this build does not have.
+  /// Throws invalid_argument, unsupported for a device, SIMD target or feature this build does not have, device_error
+  /// when the system has no more threads.
   Attention(const AttentionConfig& config, const Capacity& capacity, Device device = {},
             const ExecutionOptions& options = {});
   ~Attention();
@@ -37,16 +41,20 @@ class Attention {
   Attention& operator=(Attention&&) noexcept;
 
   /// Plans the forest into the workspace and brings the workspace's copy of the block tables up to date: only what
-  /// changed when the forest is the next version of the one planned last. Throws capacity_exceeded (and says by how
-  /// much) or invalid_argument; the workspace then keeps its last plan.
+  /// changed when the forest is the next version of the one planned last. The forest may change or go after the call.
+  /// Throws capacity_exceeded (and says by how much) or invalid_argument; the workspace then keeps its last plan.
   void plan(const Forest& forest, Workspace& workspace, Stream stream = {}) const;
 
   /// Computes out and lse of the planned batch. The KV of the new tokens is already in the pages.
-  ///   q, out  [sum(qo_lens), num_qo_heads, head_dim], q_dtype, any strides with contiguous head_dim, caller's order;
-  ///           out must not overlap q
+  ///   q, out  [sum(qo_lens) or more, num_qo_heads, head_dim], q_dtype, contiguous head_dim, caller's order; any
+  ///   strides
+  ///           that are not negative, 0 in q alone; no element of out is one of q (slices of one packed tensor are
+  ///           fine)
   ///   kv      as the config says; every page of the planned tables lies in [0, kv.num_pages)
-  ///   lse     f32 [sum(qo_lens), num_qo_heads], natural logarithm, or an empty view when not wanted
-  ///   seq_lens  optional, on the device, int32 [num_requests], each at most the planned one: rows clamp to them
+  ///   lse     f32 [sum(qo_lens) or more, num_qo_heads], natural logarithm, or an empty view when not wanted
+  ///   seq_lens  optional, on the device, int32 [num_requests], each at most the planned one: the request's query
+  ///   tokens
+  ///           are its last ones of that many, and its rows see no more
   /// A row that sees no token gives out = 0 and lse = -inf. Rows beyond sum(qo_lens) are neither read nor written.
   /// Throws invalid_argument before anything is written.
   void run(Workspace& workspace, const TensorView& q, const KvView& kv, const TensorView& out,
@@ -69,12 +77,15 @@ class Attention {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The memory of one stream in flight: the plan, the block tables and the partials. Addresses are fixed from
-/// construction on. It holds no reference to the Attention it was made for.
+/// The memory of one stream in flight: the plan, the block tables, the partials and the threads' scratch, for one
+/// thread at a time. Addresses are fixed from construction on. It holds no reference to the Attention it was made for,
+/// and serves, plan included, every other of the same sizes: capacity, heads, head_dim, page size and number of
+/// threads.
 class Workspace {
  public:
   explicit Workspace(const Attention& attention);
   /// In the caller's memory on the attention's device: at least workspace_bytes(), 64-byte aligned, outliving this.
+  /// Throws invalid_argument.
   Workspace(const Attention& attention, void* memory, std::size_t bytes);
   ~Workspace();
   Workspace(Workspace&&) noexcept;

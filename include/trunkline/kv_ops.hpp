@@ -17,14 +17,16 @@ struct PageCopy {
   friend bool operator==(const PageCopy&, const PageCopy&) = default;
 };
 
-/// Writes k and v, both [num_tokens, num_kv_heads, head_dim] of kv.dtype with contiguous head_dim, into the slots
-/// page[i] * page_size + token: slots[i] in [0, num_pages * page_size), distinct; a negative slot is skipped (padding).
-/// Throws invalid_argument before anything is written.
+/// Writes k and v, both [slots.size() or more, num_kv_heads, head_dim] of kv.dtype with contiguous head_dim, into the
+/// slots page[i] * page_size + token: slots[i] in [0, num_pages * page_size); a negative slot is skipped (padding).
+/// Slots should be distinct. That is not checked, since it would cost more than the copy: of two tokens in one slot the
+/// CPU keeps the later, a GPU either. k and v must not lie in the cache. A GPU's tensors are refused (unsupported) by a
+/// build without CUDA. Throws invalid_argument before anything is written.
 void append_kv(const KvView& kv, const TensorView& k, const TensorView& v, std::span<const std::int64_t> slots,
                Stream stream = {});
 
 /// Carries out the copies in order. src and dst of one copy differ; pages in [0, num_pages), num_tokens in
-/// [0, page_size]. Throws invalid_argument before anything is written.
+/// [0, page_size]; slots beyond num_tokens keep what they hold. Throws as append_kv does.
 void copy_kv(const KvView& kv, std::span<const PageCopy> copies, Stream stream = {});
 
 }  // namespace trunkline

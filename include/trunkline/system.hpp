@@ -12,10 +12,10 @@ namespace trunkline {
 const char* version() noexcept;
 
 struct Backend {
-  std::string name;         // "cpu", "cuda"
-  bool built = false;       // in this build
-  bool available = false;   // and usable on this machine
-  std::string detail;       // why not, or what it found
+  std::string name;        // "cpu", "cuda"
+  bool built = false;      // in this build
+  bool available = false;  // and usable on this machine
+  std::string detail;      // why not, or what it found
 };
 /// All backends the project knows, best first, whether or not this build has them.
 std::vector<Backend> backends();
@@ -23,8 +23,9 @@ std::vector<Backend> backends();
 /// SIMD targets of the CPU backend that this build has and this machine runs, best first, e.g. "avx3", "avx2", "sse2".
 std::vector<std::string> simd_targets();
 
-/// Measures this machine's DeviceSpec for the CPU backend with `num_threads` threads: read bandwidth, arithmetic rates
-/// of the kernels, fixed costs. Takes a few seconds. Throws unsupported for a device this build does not have.
+/// Measures this machine's DeviceSpec for the CPU backend with `num_threads` threads: read bandwidth of memory, the
+/// rates of the kernels (bf16, head_dim 128, best SIMD target), and fixed costs. Takes a few seconds and up to 1 GiB of
+/// memory. Throws invalid_argument for num_threads, unsupported for a device this build does not have.
 DeviceSpec calibrate(Device device, int num_threads);
 
 }  // namespace trunkline

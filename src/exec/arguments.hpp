@@ -1,0 +1,40 @@
+// Checks of the arrays that calls are given. Each throws invalid_argument (unsupported for another device).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "trunkline/config.hpp"
+#include "trunkline/kv_view.hpp"
+#include "trunkline/tensor.hpp"
+
+namespace trunkline::exec {
+
+/// This build runs on the CPU alone.
+void check_device(const Device& device, const char* argument);
+
+void check_num_threads(int num_threads, const char* argument);
+
+/// [at least num_tokens, num_heads, head_dim] of `dtype`, head_dim contiguous; when it is written, no two elements are
+/// one.
+void check_rows(const TensorView& view, const char* name, int num_heads, int head_dim, DType dtype,
+                std::int64_t num_tokens, bool written);
+
+/// lse: f32 [at least num_tokens, num_heads].
+void check_lse(const TensorView& lse, int num_heads, std::int64_t num_tokens);
+
+/// No element of the first num_tokens rows of `written` lies in those of `other`. Memory ranges that interleave are
+/// told apart when both views have one token stride, which slices of one packed tensor do.
+void check_apart(const TensorView& written, const char* written_name, const TensorView& other, const char* other_name,
+                 std::int64_t num_tokens);
+
+/// kv agrees with the config and is valid.
+void check_kv(const KvView& kv, const AttentionConfig& config);
+
+/// What `KvView::validate` checks, and the alignment of its memory.
+void check_kv_memory(const KvView& kv);
+
+/// 0 <= seq_lens[r] <= planned[r].
+void check_seq_lens(std::span<const std::int32_t> seq_lens, std::span<const std::int32_t> planned);
+
+}  // namespace trunkline::exec

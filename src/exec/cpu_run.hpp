@@ -1,0 +1,39 @@
+// Runs a plan on the CPU: every (item, KV head), then every (merge, KV head), over a thread pool.
+#pragma once
+
+#include "exec/thread_pool.hpp"
+#include "exec/workspace.hpp"
+#include "kernels/cpu/kernels.hpp"
+#include "trunkline/plan.hpp"
+
+namespace trunkline::exec {
+
+kernels::Element to_element(DType dtype);
+kernels::KvPlane to_plane(const KvView::Plane& plane);
+/// q and out are [tokens, heads, head_dim].
+kernels::RowsView to_rows(const TensorView& view);
+
+/// The phases of a plan, and after them the merges as one more phase. A unit is (entry, KV head), the heads of an entry
+/// one after the other, as in `Plan::schedule`.
+class PlanJob final : public Job {
+ public:
+  PlanJob(const kernels::cpu::Target& target, const kernels::AttentionParams& params, const Plan& plan,
+          const WorkspaceLayout& layout, int num_threads)
+      : target_(target), params_(params), plan_(plan), layout_(layout), num_threads_(num_threads) {}
+
+  int num_phases() const noexcept override { return merge_phase() + 1; }
+  std::int64_t num_units(int phase) const noexcept override;
+  std::int64_t grain(int phase) const noexcept override;
+  void work(int phase, std::int64_t unit, int thread) const noexcept override;
+
+ private:
+  int merge_phase() const noexcept { return static_cast<int>(plan_.phases.size()); }
+
+  const kernels::cpu::Target& target_;
+  const kernels::AttentionParams& params_;
+  const Plan& plan_;
+  const WorkspaceLayout& layout_;
+  int num_threads_;
+};
+
+}  // namespace trunkline::exec

@@ -1,0 +1,25 @@
+#include "trunkline/system.hpp"
+
+#include <thread>
+
+#include "kernels/cpu/kernels.hpp"
+
+namespace trunkline {
+
+const char* version() noexcept { return TRUNKLINE_VERSION; }
+
+std::vector<std::string> simd_targets() {
+  std::vector<std::string> names;
+  for (const kernels::cpu::Target& target : kernels::cpu::targets()) names.emplace_back(target.name);
+  return names;
+}
+
+std::vector<Backend> backends() {
+  std::string targets;
+  for (const std::string& name : simd_targets()) targets.append(targets.empty() ? "" : ", ").append(name);
+  return {{"cuda", false, false, "this build has no CUDA backend"},
+          {"cpu", true, true,
+           std::to_string(std::thread::hardware_concurrency()) + " hardware threads; SIMD targets " + targets}};
+}
+
+}  // namespace trunkline
