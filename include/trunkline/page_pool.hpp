@@ -44,7 +44,11 @@ class PagePool {
   std::int32_t ref_count(std::int32_t page) const;
 
  private:
-  void require_in_pool(std::int32_t page) const;
+  bool in_pool(std::int32_t page) const noexcept { return page >= 0 && page < num_pages(); }
+  bool in_use(std::int32_t page) const noexcept {
+    return in_pool(page) && ref_counts_[static_cast<std::size_t>(page)] > 0;
+  }
+  [[noreturn]] void refuse(std::int32_t page) const;  // throws what is wrong with releasing or retaining this page
 
   int page_size_;
   std::int32_t peak_used_ = 0;
