@@ -1,0 +1,292 @@
+// The few-row kernel (1 to 8 rows), bound by the bytes of K and V. Lanes run along head_dim. Included once per target.
+//
+// Tokens come in tiles. For a tile: all dot products, several tokens and rows at a time so that every K vector is loaded
+// once; their lanes are summed by one network per `sums_per_block` dots instead of one by one; the weights, elementwise;
+// then out += weight * V, every V vector loaded once. While a tile is computed the next one is prefetched, K during the
+// scores and V during the output, because pages lie anywhere and no hardware prefetcher can follow them.
+#if defined(TRUNKLINE_KERNELS_CPU_NARROW_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TRUNKLINE_KERNELS_CPU_NARROW_INL
+#undef TRUNKLINE_KERNELS_CPU_NARROW_INL
+#else
+#define TRUNKLINE_KERNELS_CPU_NARROW_INL
+#endif
+
+#include "kernels/cpu/rows-inl.hpp"
+#include "kernels/cpu/simd-inl.hpp"
+#include "kernels/cpu/softmax.hpp"
+#include "kernels/cpu/tokens.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace trunkline::kernels::cpu::HWY_NAMESPACE {
+
+inline void prefetch_row(const std::byte* row, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
+}
+
+/// One item for one KV head; `Rows` is the number of rows rounded up to 1, 2, 4 or 8 (rows behind the item's are zeros).
+template <class Element, int Rows>
+class NarrowItem {
+  // Dots of a block: as many as fill registers as accumulators. Dot (row, token) of a block is number
+  // row * block_tokens + token; scores, weights and all per-row state of a tile are kept in this pattern.
+  static constexpr int sums_per_block = many_registers ? 16 : 8;
+  static constexpr int block_tokens = sums_per_block / Rows;
+  static constexpr int block_vectors = sums_per_block / lanes;
+
+ public:
+  NarrowItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch)
+      : params_(params),
+        item_(item),
+        head_(head),
+        scale_(params.scale),
+        // A head_dim below one vector is copied into padded rows first.
+        dim_(HWY_MAX(params.head_dim, lanes)),
+        num_vectors_((dim_ + lanes - 1) / lanes),
+        stride_(num_vectors_ * lanes),
+        row_bytes_(params.head_dim * size_of(params.kv_element)) {
+    ScratchCutter cutter(scratch);
+    visibility_ = cutter.take<Visibility>(1);
+    tile_ = cutter.take<Tile>(1);
+    next_ = cutter.take<Tile>(1);
+    scores_ = cutter.take<float>(max_tile_tokens * Rows);
+    q_ = cutter.take<float>(Rows * stride_);
+    out_ = cutter.take<float>(Rows * stride_);
+    padded_ = cutter.take<Element>(2 * max_tile_tokens * lanes);
+  }
+
+  void run() {
+    start();
+    visibility_->read(params_, item_);
+    const Visibility::Bounds bounds = visibility_->bounds(0, item_.num_rows);
+    TokenStream stream(params_, item_, head_, *visibility_);
+    const int capacity = tile_tokens();
+    stream.next(*tile_, capacity, block_tokens);
+    while (tile_->num_tokens > 0) {
+      stream.next(*next_, capacity, block_tokens);
+      if (params_.head_dim < lanes) pad_rows();
+      scores();
+      const int n = tile_->num_tokens;
+      if (n % block_tokens != 0 || !bounds.all_see(tile_->position[0], tile_->position[n - 1])) mask();
+      weights();
+      output();
+      std::swap(tile_, next_);
+    }
+    finish();
+  }
+
+ private:
+  /// K and V of a tile and of the next take about 32 KiB together, the greater part of a level-1 cache.
+  int tile_tokens() const {
+    const std::int64_t fit = 8192 / row_bytes_ / 16 * 16;
+    return static_cast<int>(HWY_MAX(16, HWY_MIN(fit, max_tile_tokens)));
+  }
+
+  /// Where vector j of a row starts. The last one ends with the row and overlaps its neighbour where head_dim is no
+  /// multiple of `lanes`: q has zeros there, and out twice the same.
+  int vector_begin(int j) const { return HWY_MIN(j * lanes, dim_ - lanes); }
+
+  void start() {
+    for (int i = 0; i < Rows * stride_; i += lanes) {
+      store(hn::Zero(F32()), q_ + i);
+      store(hn::Zero(F32()), out_ + i);
+    }
+    for (int r = 0; r < item_.num_rows; ++r) {
+      float* q = q_ + r * stride_;
+      read_query(params_, item_.row_begin + r, head_, scale_.q_factor, q);
+      const int tail = (num_vectors_ - 1) * lanes, overlap = tail - vector_begin(num_vectors_ - 1);
+      if (overlap == 0) continue;
+      alignas(64) float last[lanes] = {};
+      std::memcpy(last + overlap, q + tail, (lanes - overlap) * sizeof(float));
+      std::memcpy(q + tail, last, sizeof(last));
+    }
+    for (int i = 0; i < sums_per_block; ++i) max_[i] = minus_infinity, sum_[i] = 0.0f;
+  }
+
+  int num_blocks() const { return (tile_->num_tokens + block_tokens - 1) / block_tokens; }
+
+  /// Rows shorter than a vector get zeros behind.
+  void pad_rows() {
+    std::memset(static_cast<void*>(padded_), 0, 2 * max_tile_tokens * lanes * sizeof(Element));
+    Element* to = padded_;
+    const auto copy = [&](const std::byte*& row) {
+      std::memcpy(static_cast<void*>(to), row, row_bytes_);
+      row = reinterpret_cast<const std::byte*>(to);
+      to += lanes;
+    };
+    for (int t = 0; t < num_blocks() * block_tokens; ++t) copy(tile_->k[t]), copy(tile_->v[t]);
+  }
+
+  void scores() {
+    for (int b = 0; b < num_blocks(); ++b) {
+      const Element* k[block_tokens];
+      for (int t = 0; t < block_tokens; ++t) {
+        k[t] = reinterpret_cast<const Element*>(tile_->k[b * block_tokens + t]);
+      }
+      prefetch_block(next_->k, b);
+      Vec dots[sums_per_block];
+      for (int i = 0; i < sums_per_block; ++i) dots[i] = hn::Zero(F32());
+      for (int j = 0; j < num_vectors_; ++j) {
+        const int begin = vector_begin(j);
+        const float* q = q_ + j * lanes;
+        for (int t = 0; t < block_tokens; ++t) {
+          const Vec kt = load(k[t] + begin);
+          for (int r = 0; r < Rows; ++r) {
+            Vec& dot = dots[r * block_tokens + t];
+            dot = hn::MulAdd(load(q + r * stride_), kt, dot);
+          }
+        }
+      }
+      for (int i = 0; i < block_vectors; ++i) {
+        Vec group[lanes];
+        for (int l = 0; l < lanes; ++l) group[l] = dots[i * lanes + l];
+        store(sums(group), scores_ + b * sums_per_block + i * lanes);
+      }
+    }
+  }
+
+  void prefetch_block(const std::byte* const* rows, int block) const {
+    const int begin = block * block_tokens, end = HWY_MIN(begin + block_tokens, next_->num_tokens);
+    for (int t = begin; t < end; ++t) prefetch_row(rows[t], row_bytes_);
+  }
+
+  /// Scores of what a row does not see become -inf.
+  void mask() {
+    const Visibility& visible = *visibility_;
+    for (int t = 0; t < num_blocks() * block_tokens; ++t) {
+      const std::int32_t position = tile_->position[t];
+      float* block = scores_ + t / block_tokens * sums_per_block + t % block_tokens;
+      for (int r = 0; r < Rows; ++r) {
+        const bool seen = t < tile_->num_tokens && (!visible.masked || r >= item_.num_rows ||
+                                                    (position >= visible.begin[r] && position < visible.end[r]));
+        if (!seen) block[r * block_tokens] = minus_infinity;
+      }
+    }
+  }
+
+  /// Scores become weights relative to the new maxima; `correction_` is what older weights are to be multiplied by.
+  void weights() {
+    const F32 f32;
+    const int count = num_blocks() * sums_per_block;
+    alignas(64) float tile_max[sums_per_block];
+    for (int i = 0; i < sums_per_block; i += lanes) {
+      Vec greatest = load(max_ + i);
+      for (int b = i; b < count; b += sums_per_block) greatest = hn::Max(greatest, load(scores_ + b));
+      store(greatest, tile_max + i);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      float* row = tile_max + r * block_tokens;
+      float greatest = row[0];
+      for (int t = 1; t < block_tokens; ++t) greatest = HWY_MAX(greatest, row[t]);
+      for (int t = 0; t < block_tokens; ++t) row[t] = greatest;
+    }
+    const Vec factor = hn::Set(f32, scale_.factor2);
+    for (int i = 0; i < sums_per_block; i += lanes) {
+      const Vec greatest = load(tile_max + i);
+      // As long as a row has seen nothing its maximum is -inf, and -inf - -inf is NaN.
+      const Vec base = hn::IfThenElse(hn::Gt(greatest, hn::Set(f32, minus_infinity)), greatest, hn::Zero(f32));
+      const Vec correction = exp2_nonpositive(hn::Mul(hn::Sub(load(max_ + i), base), factor));
+      Vec sum = hn::Zero(f32);
+      for (int b = i; b < count; b += sums_per_block) {
+        const Vec weight = exp2_nonpositive(hn::Mul(hn::Sub(load(scores_ + b), base), factor));
+        store(weight, scores_ + b);
+        sum = hn::Add(sum, weight);
+      }
+      store(hn::MulAdd(load(sum_ + i), correction, sum), sum_ + i);
+      store(correction, correction_ + i);
+      store(greatest, max_ + i);
+    }
+  }
+
+  void output() {
+    // Vectors of out that are accumulated at once, for all rows.
+    constexpr int group = HWY_MIN(block_tokens, 8);
+    int j = 0;
+    for (; j + group <= num_vectors_; j += group) output_group<group>(j);
+    if constexpr (group > 4) {
+      if (j + 4 <= num_vectors_) output_group<4>(j), j += 4;
+    }
+    if constexpr (group > 2) {
+      if (j + 2 <= num_vectors_) output_group<2>(j), j += 2;
+    }
+    if constexpr (group > 1) {
+      if (j < num_vectors_) output_group<1>(j);
+    }
+  }
+
+  template <int Vectors>
+  void output_group(int first) {
+    Vec acc[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r) {
+      for (int j = 0; j < Vectors; ++j) acc[r][j] = hn::Zero(F32());
+    }
+    int begin[Vectors];
+    for (int j = 0; j < Vectors; ++j) begin[j] = vector_begin(first + j);
+    for (int b = 0; b < num_blocks(); ++b) {
+      if (first == 0) prefetch_block(next_->v, b);
+      for (int t = 0; t < block_tokens; ++t) {
+        const auto* v = reinterpret_cast<const Element*>(tile_->v[b * block_tokens + t]);
+        const float* weight = scores_ + b * sums_per_block + t;
+        Vec vt[Vectors];
+        for (int j = 0; j < Vectors; ++j) vt[j] = load(v + begin[j]);
+        for (int r = 0; r < Rows; ++r) {
+          const Vec w = hn::Set(F32(), weight[r * block_tokens]);
+          for (int j = 0; j < Vectors; ++j) acc[r][j] = hn::MulAdd(w, vt[j], acc[r][j]);
+        }
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const Vec correction = hn::Set(F32(), correction_[r * block_tokens]);
+      float* out = out_ + r * stride_ + first * lanes;
+      for (int j = 0; j < Vectors; ++j) store(hn::MulAdd(load(out + j * lanes), correction, acc[r][j]), out + j * lanes);
+    }
+  }
+
+  void finish() {
+    for (int r = 0; r < item_.num_rows; ++r) {
+      float sum = 0;
+      for (int t = 0; t < block_tokens; ++t) sum += sum_[r * block_tokens + t];
+      const Vec divisor = hn::Set(F32(), sum > 0 ? sum : 1.0f);  // nothing seen: out is 0 already
+      float* out = out_ + r * stride_;
+      for (int j = 0; j < num_vectors_; ++j) store(hn::Div(load(out + j * lanes), divisor), out + j * lanes);
+      store(load(out + (num_vectors_ - 1) * lanes), out + vector_begin(num_vectors_ - 1));  // undo the overlap
+      write_row(params_, item_, r, head_, out);
+      write_lse(params_, item_, r, head_, log_sum_exp(scale_, max_[r * block_tokens], sum));
+    }
+  }
+
+  const AttentionParams& params_;
+  const WorkItem& item_;
+  const std::int32_t head_;
+  const Scale scale_;
+  const int dim_, num_vectors_, stride_;
+  const std::int64_t row_bytes_;
+
+  Visibility* visibility_;
+  Tile *tile_, *next_;
+  float* scores_;  // [tokens / block_tokens][Rows][block_tokens]
+  float* q_;       // [Rows][stride_]
+  float* out_;     // [Rows][stride_], relative to max_
+  Element* padded_;  // [max_tile_tokens][K, V][lanes]
+  alignas(64) float max_[sums_per_block];
+  alignas(64) float sum_[sums_per_block];
+  alignas(64) float correction_[sums_per_block];
+};
+
+template <class Element>
+void attend_narrow_as(const AttentionParams& params, const WorkItem& item, std::int32_t head,
+                               Scratch scratch) {
+  if (item.num_rows == 1) return NarrowItem<Element, 1>(params, item, head, scratch).run();
+  if (item.num_rows == 2) return NarrowItem<Element, 2>(params, item, head, scratch).run();
+  if (item.num_rows <= 4) return NarrowItem<Element, 4>(params, item, head, scratch).run();
+  NarrowItem<Element, 8>(params, item, head, scratch).run();
+}
+
+inline void attend_narrow(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
+  visit_element(params.kv_element, [&](const auto* type) HWY_ATTR {
+    using Element = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
+    attend_narrow_as<Element>(params, item, head, scratch);
+  });
+}
+
+}  // namespace trunkline::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

@@ -1,0 +1,307 @@
+// The many-row kernel (9 to 256 rows), bound by arithmetic. Lanes run along rows, so that maxima, exponentials and sums
+// are elementwise and nothing of K is transposed. Included once per target.
+//
+// Rows are cut into strips of one to three vectors. q is packed once as q^T [strip][head_dim][strip rows]. For a tile of
+// tokens and a strip:
+//     s^T [tokens][rows]   = K [tokens][head_dim] * q^T
+//     w^T                  = exp2((s^T - max) * factor), in place
+//     o^T [head_dim][rows] = o^T * correction + V^T * w^T
+// Both products are one register block: `block` values broadcast from K or V, times the strip's vectors. K and V of the
+// tile are f32 for that: promoted once per tile and used for every strip. The next tile is prefetched meanwhile.
+#if defined(TRUNKLINE_KERNELS_CPU_WIDE_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TRUNKLINE_KERNELS_CPU_WIDE_INL
+#undef TRUNKLINE_KERNELS_CPU_WIDE_INL
+#else
+#define TRUNKLINE_KERNELS_CPU_WIDE_INL
+#endif
+
+#include "kernels/cpu/rows-inl.hpp"
+#include "kernels/cpu/simd-inl.hpp"
+#include "kernels/cpu/softmax.hpp"
+#include "kernels/cpu/tokens.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace trunkline::kernels::cpu::HWY_NAMESPACE {
+
+// The register block: block x strip vectors of accumulators, the strip's operands and a broadcast.
+// 32 registers: 8 x 3 + 3 + 1; 16 registers: 4 x 2 + 2 + 1 (6 x 2 would fit, but 4 divides every usual head_dim).
+inline constexpr int wide_block = many_registers ? 8 : 4;
+inline constexpr int max_strip_vectors = many_registers ? 3 : 2;
+
+/// scores [wide_block][rows] = K rows * q^T [head_dim][rows].
+template <int Vectors>
+HWY_INLINE void score_block(const float* q, const float* const* k, int head_dim, float* scores) {
+  Vec acc[wide_block][Vectors];
+  for (int m = 0; m < wide_block; ++m) {
+    for (int n = 0; n < Vectors; ++n) acc[m][n] = hn::Zero(F32());
+  }
+  const float* row[wide_block];
+  for (int m = 0; m < wide_block; ++m) row[m] = k[m];
+  for (int i = 0; i < head_dim; ++i, q += Vectors * lanes) {
+    Vec operand[Vectors];
+    for (int n = 0; n < Vectors; ++n) operand[n] = load(q + n * lanes);
+    for (int m = 0; m < wide_block; ++m) {
+      const Vec value = hn::Set(F32(), row[m][i]);
+      for (int n = 0; n < Vectors; ++n) acc[m][n] = hn::MulAdd(value, operand[n], acc[m][n]);
+    }
+  }
+  for (int m = 0; m < wide_block; ++m) {
+    for (int n = 0; n < Vectors; ++n) store(acc[m][n], scores + (m * Vectors + n) * lanes);
+  }
+}
+
+/// out [wide_block][rows] = out * correction + (elements [first, first + wide_block) of the V rows)^T * weights.
+template <int Vectors>
+HWY_INLINE void output_block(const float* weights, const float* const* v, int num_tokens, int first,
+                             const float* correction, float* out) {
+  Vec acc[wide_block][Vectors];
+  for (int m = 0; m < wide_block; ++m) {
+    for (int n = 0; n < Vectors; ++n) acc[m][n] = hn::Zero(F32());
+  }
+  for (int t = 0; t < num_tokens; ++t, weights += Vectors * lanes) {
+    const float* row = v[t] + first;
+    Vec operand[Vectors];
+    for (int n = 0; n < Vectors; ++n) operand[n] = load(weights + n * lanes);
+    for (int m = 0; m < wide_block; ++m) {
+      const Vec value = hn::Set(F32(), row[m]);
+      for (int n = 0; n < Vectors; ++n) acc[m][n] = hn::MulAdd(value, operand[n], acc[m][n]);
+    }
+  }
+  for (int n = 0; n < Vectors; ++n) {
+    const Vec factor = load(correction + n * lanes);
+    for (int m = 0; m < wide_block; ++m) {
+      float* o = out + (m * Vectors + n) * lanes;
+      store(hn::MulAdd(load(o), factor, acc[m][n]), o);
+    }
+  }
+}
+
+class WideItem {
+ public:
+  WideItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch)
+      : params_(params),
+        item_(item),
+        head_(head),
+        scale_(params.scale),
+        head_dim_(params.head_dim),
+        padded_dim_((head_dim_ + 15) / 16 * 16),
+        num_vectors_((item.num_rows + lanes - 1) / lanes) {
+    static_assert(16 % wide_block == 0 && 16 % lanes == 0 && max_tile_tokens % wide_block == 0);
+    const std::size_t padded_rows = static_cast<std::size_t>(num_vectors_) * lanes;
+    ScratchCutter cutter(scratch);
+    visibility_ = cutter.take<Visibility>(1);
+    tile_ = cutter.take<Tile>(1);
+    next_ = cutter.take<Tile>(1);
+    strips_ = cutter.take<Strip>(max_item_rows);
+    max_ = cutter.take<float>(padded_rows);
+    sum_ = cutter.take<float>(padded_rows);
+    k_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
+    v_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
+    scores_ = cutter.take<float>(max_tile_tokens * max_strip_vectors * lanes);
+    q_ = cutter.take<float>(padded_rows * head_dim_);
+    out_ = cutter.take<float>(padded_rows * padded_dim_);
+    rows_ = cutter.take<float>(static_cast<std::size_t>(lanes) * padded_dim_);
+  }
+
+  void run() {
+    visibility_->read(params_, item_);
+    start();
+    TokenStream stream(params_, item_, head_, *visibility_);
+    stream.next(*tile_, max_tile_tokens, wide_block);
+    while (tile_->num_tokens > 0) {
+      stream.next(*next_, max_tile_tokens, wide_block);
+      visit_element(params_.kv_element, [this](const auto* type) HWY_ATTR { promote(type); });
+      for (int i = 0; i < num_strips_; ++i) {
+        const Strip& strip = strips_[i];
+        switch (strip.num_vectors) {
+          case 1:
+            strip_tile<1>(strip);
+            break;
+          case 2:
+            strip_tile<2>(strip);
+            break;
+          default:
+            strip_tile<max_strip_vectors>(strip);
+        }
+      }
+      std::swap(tile_, next_);
+    }
+    finish();
+  }
+
+ private:
+  struct Strip {
+    int first_row, num_vectors;
+    Visibility::Bounds bounds;
+  };
+
+  /// Cuts strips, two vectors each and three where one would be left over; packs q^T.
+  void start() {
+    num_strips_ = 0;
+    for (int v = 0; v < num_vectors_;) {
+      const int left = num_vectors_ - v;
+      const int take = left <= max_strip_vectors ? left : 2;
+      const int first = v * lanes;
+      strips_[num_strips_++] = {first, take, visibility_->bounds(first, HWY_MIN(take * lanes, item_.num_rows - first))};
+      v += take;
+    }
+    for (int i = 0; i < num_strips_; ++i) {
+      for (int n = 0; n < strips_[i].num_vectors; ++n) pack_queries(strips_[i], n);
+    }
+    for (int i = 0; i < num_vectors_ * lanes * padded_dim_; i += lanes) store(hn::Zero(F32()), out_ + i);
+    for (int i = 0; i < num_vectors_ * lanes; ++i) max_[i] = minus_infinity, sum_[i] = 0.0f;
+  }
+
+  /// Vector n of a strip: `lanes` rows of q, transposed. Rows behind the item's are zeros.
+  void pack_queries(const Strip& strip, int n) {
+    for (int l = 0; l < lanes; ++l) {
+      const int r = strip.first_row + n * lanes + l;
+      float* row = rows_ + l * padded_dim_;
+      if (r < item_.num_rows) {
+        read_query(params_, item_.row_begin + r, head_, scale_.q_factor, row);
+      } else {
+        for (int i = 0; i < padded_dim_; i += lanes) store(hn::Zero(F32()), row + i);
+      }
+    }
+    float* to = q_ + strip.first_row * head_dim_ + n * lanes;
+    const int step = strip.num_vectors * lanes;
+    for (int i = 0; i < head_dim_; i += lanes) {
+      Vec square[lanes];
+      for (int l = 0; l < lanes; ++l) square[l] = load(rows_ + l * padded_dim_ + i);
+      transpose(square);
+      for (int l = 0; l < HWY_MIN(lanes, head_dim_ - i); ++l) store(square[l], to + (i + l) * step);
+    }
+  }
+
+  /// K and V of the tile to f32, rows of padded_dim_ with zeros behind.
+  template <class Element>
+  void promote(const Element*) {
+    const int n = (tile_->num_tokens + wide_block - 1) / wide_block * wide_block;
+    for (int t = 0; t < n; ++t) {
+      k_rows_[t] = k_ + t * padded_dim_;
+      v_rows_[t] = v_ + t * padded_dim_;
+      load_row(reinterpret_cast<const Element*>(tile_->k[t]), head_dim_, k_ + t * padded_dim_);
+      load_row(reinterpret_cast<const Element*>(tile_->v[t]), head_dim_, v_ + t * padded_dim_);
+    }
+  }
+
+  template <int Vectors>
+  void strip_tile(const Strip& strip) {
+    const int n = tile_->num_tokens;
+    const std::int32_t first = tile_->position[0], last = tile_->position[n - 1];
+    if (strip.bounds.none_sees(first, last)) return;
+    constexpr int width = Vectors * lanes;
+    for (int t = 0; t < n; t += wide_block) {
+      score_block<Vectors>(q_ + strip.first_row * head_dim_, k_rows_ + t, head_dim_, scores_ + t * width);
+    }
+    if (!strip.bounds.all_see(first, last)) mask<Vectors>(strip);
+    weights<Vectors>(strip);
+    for (int i = 0; i < head_dim_; i += wide_block) {
+      output_block<Vectors>(scores_, v_rows_, n, i, correction_, out_ + strip.first_row * padded_dim_ + i * width);
+    }
+  }
+
+  /// Scores of what a row does not see become -inf.
+  template <int Vectors>
+  void mask(const Strip& strip) {
+    const I32 i32;
+    for (int n = 0; n < Vectors; ++n) {
+      alignas(64) std::int32_t begin[lanes], end[lanes];
+      for (int l = 0; l < lanes; ++l) {
+        const int r = strip.first_row + n * lanes + l;
+        begin[l] = r < item_.num_rows ? visibility_->begin[r] : 0;
+        end[l] = r < item_.num_rows ? visibility_->end[r] : Visibility::no_end;
+      }
+      const auto begins = hn::Load(i32, begin), ends = hn::Load(i32, end);
+      for (int t = 0; t < tile_->num_tokens; ++t) {
+        const auto position = hn::Set(i32, tile_->position[t]);
+        const auto hidden = hn::Or(hn::VecFromMask(i32, hn::Gt(begins, position)),
+                                   hn::Not(hn::VecFromMask(i32, hn::Gt(ends, position))));
+        float* s = scores_ + (t * Vectors + n) * lanes;
+        const auto mask = hn::RebindMask(F32(), hn::MaskFromVec(hidden));
+        store(hn::IfThenElse(mask, hn::Set(F32(), minus_infinity), load(s)), s);
+      }
+    }
+  }
+
+  template <int Vectors>
+  void weights(const Strip& strip) {
+    const F32 f32;
+    const Vec factor = hn::Set(f32, scale_.factor2);
+    const int num_tokens = tile_->num_tokens;
+    for (int n = 0; n < Vectors; ++n) {
+      float* scores = scores_ + n * lanes;
+      float* row_max = max_ + strip.first_row + n * lanes;
+      float* row_sum = sum_ + strip.first_row + n * lanes;
+      const Vec old = load(row_max);
+      Vec greatest = old;
+      for (int t = 0; t < num_tokens; ++t) greatest = hn::Max(greatest, load(scores + t * Vectors * lanes));
+      // As long as a row has seen nothing its maximum is -inf, and -inf - -inf is NaN.
+      const Vec base = hn::IfThenElse(hn::Gt(greatest, hn::Set(f32, minus_infinity)), greatest, hn::Zero(f32));
+      const Vec correction = exp2_nonpositive(hn::Mul(hn::Sub(old, base), factor));
+      Vec sum = hn::Zero(f32);
+      for (int t = 0; t < num_tokens; ++t) {
+        float* s = scores + t * Vectors * lanes;
+        const Vec weight = exp2_nonpositive(hn::Mul(hn::Sub(load(s), base), factor));
+        store(weight, s);
+        sum = hn::Add(sum, weight);
+      }
+      store(hn::MulAdd(load(row_sum), correction, sum), row_sum);
+      store(correction, correction_ + n * lanes);
+      store(greatest, row_max);
+    }
+  }
+
+  void finish() {
+    for (int i = 0; i < num_strips_; ++i) {
+      for (int n = 0; n < strips_[i].num_vectors; ++n) unpack_rows(strips_[i], n);
+    }
+  }
+
+  /// Vector n of a strip: o^T over the sums, transposed back and written.
+  void unpack_rows(const Strip& strip, int n) {
+    const F32 f32;
+    const int first = strip.first_row + n * lanes, step = strip.num_vectors * lanes;
+    const Vec sum = load(sum_ + first);
+    const Vec divisor = hn::IfThenElse(hn::Gt(sum, hn::Zero(f32)), sum, hn::Set(f32, 1.0f));  // nothing seen: out is 0
+    const float* from = out_ + strip.first_row * padded_dim_ + n * lanes;
+    for (int i = 0; i < head_dim_; i += lanes) {
+      Vec square[lanes];
+      for (int l = 0; l < lanes; ++l) square[l] = hn::Div(load(from + (i + l) * step), divisor);
+      transpose(square);
+      for (int l = 0; l < lanes; ++l) store(square[l], rows_ + l * padded_dim_ + i);
+    }
+    for (int l = 0; l < HWY_MIN(lanes, item_.num_rows - first); ++l) {
+      write_row(params_, item_, first + l, head_, rows_ + l * padded_dim_);
+      write_lse(params_, item_, first + l, head_, log_sum_exp(scale_, max_[first + l], sum_[first + l]));
+    }
+  }
+
+  const AttentionParams& params_;
+  const WorkItem& item_;
+  const std::int32_t head_;
+  const Scale scale_;
+  const int head_dim_, padded_dim_, num_vectors_;
+  int num_strips_ = 0;
+
+  Visibility* visibility_;
+  Tile *tile_, *next_;
+  Strip* strips_;
+  float *max_, *sum_;  // [rows], as in the score_block
+  float *k_, *v_;      // [max_tile_tokens][padded_dim_]
+  float* scores_;      // [max_tile_tokens][strip rows]; also the weights
+  float* q_;           // [strip][head_dim][strip rows]
+  float* out_;         // [strip][padded_dim][strip rows], relative to max_
+  float* rows_;        // [lanes][padded_dim_]
+  const float* k_rows_[max_tile_tokens];
+  const float* v_rows_[max_tile_tokens];
+  alignas(64) float correction_[max_strip_vectors * lanes];
+};
+
+inline void attend_wide(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
+  WideItem(params, item, head, scratch).run();
+}
+
+}  // namespace trunkline::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
