@@ -218,14 +218,16 @@ TEST_P(ReferenceOfDType, BoundsTellAWrongResult) {
   const ReferenceResult left_out = shorter.attention(tables, 0.25), rescaled = batch.attention(tables, 0.35);
   for (std::size_t row = 0; row < right.lse.size(); ++row) {
     EXPECT_GT(std::fabs(right.lse[row] * std::numbers::log2e - right.lse[row]), right.lse_bound[row]);  // base 2
-    for (const ReferenceResult& wrong : {left_out, rescaled}) {
+  }
+  for (const ReferenceResult& wrong : {left_out, rescaled}) {
+    double worst = 0;  // over all rows: the token that is left out may weigh next to nothing in one of them
+    for (std::size_t row = 0; row < right.lse.size(); ++row) {
       EXPECT_GT(std::fabs(wrong.lse[row] - right.lse[row]), right.lse_bound[row]);
-      double worst = 0;
-      for (std::size_t i = row * 16; i < (row + 1) * 16; ++i) {
-        worst = std::max(worst, std::fabs(wrong.out[i] - right.out[i]) / right.bound[i]);
-      }
-      EXPECT_GT(worst, 1.0);
     }
+    for (std::size_t i = 0; i < right.out.size(); ++i) {
+      worst = std::max(worst, std::fabs(wrong.out[i] - right.out[i]) / right.bound[i]);
+    }
+    EXPECT_GT(worst, 3.0);
   }
 }
 
