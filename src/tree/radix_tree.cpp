@@ -194,7 +194,8 @@ std::int32_t RadixTree::attach(std::int32_t index, Run tokens, std::span<const s
 
 RadixTree::Evicted RadixTree::evict(std::int32_t num_pages) {
   Evicted evicted;
-  while (evicted.pages < num_pages && node(root).newer != root) {
+  num_pages = std::min(num_pages, num_evictable_);  // a node with no page of its own goes only with its ancestor's
+  while (evicted.pages < num_pages) {
     const std::int32_t leaf = node(root).newer;
     const std::int32_t wanted = num_pages - evicted.pages;
     const std::int32_t own = node(leaf).num_own_pages();
