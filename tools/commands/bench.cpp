@@ -57,9 +57,9 @@ class Measurement {
         meter_(meter),
         forest_(batch_.forest()),
         problem_({shape.heads, shape.head_dim, shape.page_size, shape.dtype, kv_layout_from_string(options.kv_layout)},
-                 forest_.num_query_tokens(), batch_.num_pages, options.seed) {
-    poison_behind_requests();
-    const Capacity capacity{batch_.tables().num_requests, static_cast<int>(forest_.num_query_tokens()),
+                 forest_.num_query_tokens(), batch_.num_pages(), options.seed) {
+    problem_.poison_unused_slots(batch_.page_tokens);
+    const Capacity capacity{batch_.num_requests(), static_cast<int>(forest_.num_query_tokens()),
                             std::max(batch_.max_pages, 1)};
     for (Strategy strategy : parse_strategies(options.strategies)) {
       contenders_.push_back(std::make_unique<Contender>(options, problem_.config(strategy), capacity));
@@ -77,12 +77,13 @@ class Measurement {
 
   /// The result first: nothing that is wrong is timed without saying so.
   void check() {
+    const Oracle oracle(problem_.computed(batch_.tables(), batch_.seq_lens, batch_.qo_lens), options_.check_rows,
+                        options_.seed);
     for (auto& contender : contenders_) {
-      contender->plan.push_back(time_seconds([&] { plan(*contender); }));
+      plan(*contender);  // untimed: the first one also copies the whole block table
       problem_.poison_results();
       run(*contender);
-      contender->accuracy = compare_with_reference(problem_.computed(batch_.tables(), batch_.seq_lens, batch_.qo_lens),
-                                                   options_.check_rows, options_.seed);
+      contender->accuracy = oracle.compare();
     }
   }
 
@@ -149,14 +150,6 @@ class Measurement {
   void plan(Contender& contender) const { contender.attention.plan(forest_, contender.workspace); }
   void run(Contender& contender) {
     contender.attention.run(contender.workspace, problem_.q, problem_.kv.view, problem_.out, problem_.lse);
-  }
-
-  void poison_behind_requests() {
-    for (std::size_t request = 0; request < batch_.seq_lens.size(); ++request) {
-      const int used = batch_.seq_lens[request] % batch_.page_size;
-      if (used != 0)
-        problem_.poison_slots(batch_.indices[static_cast<std::size_t>(batch_.indptr[request + 1]) - 1], used);
-    }
   }
 
   /// 4 * head_dim for every query head and visible token: a product for the score and one for the value.
@@ -238,9 +231,9 @@ void run_bench(const Options& options) {
     Progress progress("bench", static_cast<std::int64_t>(grid.cases.size() * strategies.size()) * options.repeats);
     std::int64_t done = 0;
     for (const GridCase& shape : grid.cases) {
-      SyntheticBatch batch(shape, page_order, options.seed);
+      SyntheticBatch batch(paths_of(shape), {shape.qo_len}, shape.page_size, page_order, options.seed);
       const std::int64_t bytes =
-          batch.num_pages * Problem::page_bytes({shape.heads, shape.head_dim, shape.page_size, shape.dtype, layout});
+          batch.num_pages() * Problem::page_bytes({shape.heads, shape.head_dim, shape.page_size, shape.dtype, layout});
       if (bytes > max_bytes) {
         result["skipped"].push_back({{"case", shape.fields}, {"label", shape.label()}, {"kv_bytes", bytes}});
         ++skipped;

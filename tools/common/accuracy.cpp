@@ -31,7 +31,7 @@ std::vector<ReferenceRow> draw_rows(std::int64_t num_tokens, std::int64_t num_he
   return rows;
 }
 
-void compare(Accuracy& accuracy, double got, double expected, double bound) {
+void compare_element(Accuracy& accuracy, double got, double expected, double bound) {
   if (got == expected) return;  // equal infinities too
   constexpr double infinity = std::numeric_limits<double>::infinity();
   double error = std::fabs(got - expected);
@@ -52,29 +52,36 @@ void Accuracy::merge(const Accuracy& other) {
   rows = all_rows;
 }
 
-Accuracy compare_with_reference(const Computed& computed, int num_rows, std::uint64_t seed) {
+Oracle::Oracle(const Computed& computed, int num_rows, std::uint64_t seed)
+    : computed_(computed), rows_(draw_rows(computed.q.shape[0], computed.q.shape[1], num_rows, seed)) {
+  if (rows_.empty()) return;  // an empty list would mean every row
   std::vector<std::int32_t> qo_lens(computed.qo_lens.begin(), computed.qo_lens.end());
   if (qo_lens.empty()) qo_lens.assign(computed.seq_lens.size(), 1);
-  const auto rows = draw_rows(computed.q.shape[0], computed.q.shape[1], num_rows, seed);
+  expected_ =
+      reference_attention(computed.q, computed.kv, computed.tables, computed.seq_lens, qo_lens, computed.scale, rows_);
+}
+
+Accuracy Oracle::compare() const {
+  const TensorView& out = computed_.out;
+  const TensorView& lse = computed_.lse;
   Accuracy accuracy;
-  if (rows.empty()) return accuracy;  // an empty list would mean every row
-  const ReferenceResult expected =
-      reference_attention(computed.q, computed.kv, computed.tables, computed.seq_lens, qo_lens, computed.scale, rows);
-  const std::int64_t head_dim = computed.q.shape[2];
-  accuracy.rows = static_cast<int>(rows.size());
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    const std::int64_t at = rows[r].token * computed.out.strides[0] + rows[r].head * computed.out.strides[1];
-    for (std::int64_t d = 0; d < head_dim; ++d) {
-      const std::size_t i = r * static_cast<std::size_t>(head_dim) + static_cast<std::size_t>(d);
-      compare(accuracy, load_element(computed.out.data, computed.out.dtype, at + d * computed.out.strides[2]),
-              expected.out[i], expected.bound[i]);
+  accuracy.rows = static_cast<int>(rows_.size());
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    const std::int64_t at = rows_[r].token * out.strides[0] + rows_[r].head * out.strides[1];
+    for (std::int64_t d = 0; d < out.shape[2]; ++d) {
+      const std::size_t i = r * static_cast<std::size_t>(out.shape[2]) + static_cast<std::size_t>(d);
+      compare_element(accuracy, load_element(out.data, out.dtype, at + d * out.strides[2]), expected_.out[i],
+                      expected_.bound[i]);
     }
-    if (computed.lse.empty()) continue;
-    const std::int64_t lse_at = rows[r].token * computed.lse.strides[0] + rows[r].head * computed.lse.strides[1];
-    compare(accuracy, load_element(computed.lse.data, computed.lse.dtype, lse_at), expected.lse[r],
-            expected.lse_bound[r]);
+    if (lse.empty()) continue;
+    const std::int64_t lse_at = rows_[r].token * lse.strides[0] + rows_[r].head * lse.strides[1];
+    compare_element(accuracy, load_element(lse.data, lse.dtype, lse_at), expected_.lse[r], expected_.lse_bound[r]);
   }
   return accuracy;
+}
+
+Accuracy compare_with_reference(const Computed& computed, int num_rows, std::uint64_t seed) {
+  return Oracle(computed, num_rows, seed).compare();
 }
 
 }  // namespace trunkline::tools

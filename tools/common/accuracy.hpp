@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "trunkline/attention.hpp"
 #include "trunkline/reference.hpp"
@@ -29,7 +30,21 @@ struct Computed {
   double scale = 1;
 };
 
-/// Compares `num_rows` rows drawn by `seed` (all of them when there are no more).
+/// The right answer for `num_rows` rows drawn by `seed` (all of them when there are no more), computed once and held
+/// against any number of results. The memory of `computed` must outlive it.
+class Oracle {
+ public:
+  Oracle(const Computed& computed, int num_rows, std::uint64_t seed);
+  /// What out and lse hold now.
+  Accuracy compare() const;
+
+ private:
+  Computed computed_;
+  std::vector<ReferenceRow> rows_;
+  ReferenceResult expected_;
+};
+
+/// One result, held against the reference.
 Accuracy compare_with_reference(const Computed& computed, int num_rows, std::uint64_t seed);
 
 }  // namespace trunkline::tools

@@ -2,6 +2,7 @@
 
 #include "common/result.hpp"
 #include "trunkline/error.hpp"
+#include "trunkline/system.hpp"
 
 namespace trunkline::tools {
 namespace {
@@ -100,6 +101,7 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
 DeviceSpec load_device_spec(const std::string& name, int num_threads) {
   if (name == "h200") return DeviceSpec::h200();
   if (name == "cpu") return DeviceSpec::generic_cpu(num_threads);
+  if (name == "measure") return calibrate(Device{}, num_threads);
   return device_spec_from_json(read_json(name), name);
 }
 

@@ -86,7 +86,9 @@ void BackendOptions::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "threads that compute; default: every hardware thread")
       ->check(CLI::Range(1, 4096))
       ->group("Backend");
-  command.add_option("--device-spec", device_spec, "what to plan with: h200, cpu, or a file written by `calibrate`")
+  command
+      .add_option("--device-spec", device_spec,
+                  "what to plan with: h200, cpu, measure, or a file written by `calibrate`")
       ->group("Backend");
 }
 

@@ -30,14 +30,17 @@ Problem::Problem(const ProblemShape& problem_shape, std::int64_t num_query_token
   poison_results();
 }
 
-void Problem::poison_slots(std::int32_t page, int first_slot) {
+void Problem::poison_unused_slots(std::span<const std::int32_t> page_tokens) {
   const std::size_t element = size_of(shape.dtype);
-  for (const KvView::Plane& plane : {kv.view.k, kv.view.v}) {
-    for (int slot = first_slot; slot < shape.page_size; ++slot) {
-      for (int head = 0; head < shape.heads.kv; ++head) {
-        const std::int64_t at = page * plane.page_stride + slot * plane.token_stride + head * plane.head_stride;
-        std::memset(static_cast<std::byte*>(plane.data) + static_cast<std::size_t>(at) * element, 0xFF,
-                    static_cast<std::size_t>(shape.head_dim) * element);
+  const std::size_t row_bytes = static_cast<std::size_t>(shape.head_dim) * element;
+  for (std::size_t page = 0; page < page_tokens.size(); ++page) {
+    for (int slot = page_tokens[page]; slot < shape.page_size; ++slot) {
+      for (const KvView::Plane& plane : {kv.view.k, kv.view.v}) {
+        for (int head = 0; head < shape.heads.kv; ++head) {
+          const std::int64_t at = static_cast<std::int64_t>(page) * plane.page_stride + slot * plane.token_stride +
+                                  head * plane.head_stride;
+          std::memset(static_cast<std::byte*>(plane.data) + static_cast<std::size_t>(at) * element, 0xFF, row_bytes);
+        }
       }
     }
   }
@@ -55,6 +58,7 @@ AttentionConfig Problem::config(Strategy strategy) const {
   config.head_dim = shape.head_dim;
   config.page_size = shape.page_size;
   config.q_dtype = config.kv_dtype = shape.dtype;
+  config.sm_scale = shape.sm_scale;
   config.strategy = strategy;
   return config;
 }

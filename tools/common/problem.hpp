@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "common/accuracy.hpp"
 #include "common/options.hpp"
@@ -18,6 +20,7 @@ struct ProblemShape {
   DType dtype = DType::bfloat16;
   KvLayout layout = KvLayout::nhd;
   Pattern pattern = Pattern::normal;
+  std::optional<float> sm_scale = std::nullopt;  // default: 1 / sqrt(head_dim)
 };
 
 /// "nhd", "hnd". Throws invalid_argument.
@@ -27,8 +30,8 @@ class Problem {
  public:
   Problem(const ProblemShape& shape, std::int64_t num_query_tokens, std::int64_t num_pages, std::uint64_t seed);
 
-  /// Makes NaN of the slots [first_slot, page_size) of a page, which no result may read.
-  void poison_slots(std::int32_t page, int first_slot);
+  /// Makes NaN of the slots of each page from page_tokens[page] on, which no result may read.
+  void poison_unused_slots(std::span<const std::int32_t> page_tokens);
   /// Makes NaN of out and lse, so that what a kernel leaves unwritten shows.
   void poison_results();
   AttentionConfig config(Strategy strategy) const;
