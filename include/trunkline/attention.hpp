@@ -46,15 +46,11 @@ class Attention {
   void plan(const Forest& forest, Workspace& workspace, Stream stream = {}) const;
 
   /// Computes out and lse of the planned batch. The KV of the new tokens is already in the pages.
-  ///   q, out  [sum(qo_lens) or more, num_qo_heads, head_dim], q_dtype, contiguous head_dim, caller's order; any
-  ///   strides
-  ///           that are not negative, 0 in q alone; no element of out is one of q (slices of one packed tensor are
-  ///           fine)
-  ///   kv      as the config says; every page of the planned tables lies in [0, kv.num_pages)
-  ///   lse     f32 [sum(qo_lens) or more, num_qo_heads], natural logarithm, or an empty view when not wanted
-  ///   seq_lens  optional, on the device, int32 [num_requests], each at most the planned one: the request's query
-  ///   tokens
-  ///           are its last ones of that many, and its rows see no more
+  ///   q, out    [sum(qo_lens) or more, num_qo_heads, head_dim], q_dtype, contiguous head_dim, caller's order; no
+  ///             element of out is another of out, or one of q (slices of one packed tensor are fine)
+  ///   kv        as the config says; every page of the planned tables lies in [0, kv.num_pages)
+  ///   lse       f32 [sum(qo_lens) or more, num_qo_heads], natural logarithm, or an empty view when not wanted
+  ///   seq_lens  optional, on the device, int32 [num_requests], each 0 to the planned one: rows see nothing beyond
   /// A row that sees no token gives out = 0 and lse = -inf. Rows beyond sum(qo_lens) are neither read nor written.
   /// Throws invalid_argument before anything is written.
   void run(Workspace& workspace, const TensorView& q, const KvView& kv, const TensorView& out,

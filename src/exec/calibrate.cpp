@@ -196,14 +196,9 @@ class KernelTimer {
     return through(few, time(few), many, time(many));
   }
 
-  /// Seconds of a merge against its (row, source) pairs.
-  Line merge() {
-    const auto time = [&](int rows, int sources) {
-      for (auto& rig : rigs_) rig->set_merge(rows, sources);
-      return entry_seconds(target_.merge);
-    };
-    const double few = time(1, 2), many = time(KernelRig::merge_rows, KernelRig::merge_sources);
-    return through(2, few, KernelRig::merge_rows * KernelRig::merge_sources, many);
+  double merge(int rows, int sources) {
+    for (auto& rig : rigs_) rig->set_merge(rows, sources);
+    return entry_seconds(target_.merge);
   }
 
  private:
@@ -243,20 +238,21 @@ void measure_kernels(exec::ThreadPool& pool, const kernels::cpu::Target& target,
   const auto operations = [&](int rows) { return 4.0 * rows * KernelRig::head_dim * pool.size(); };
   for (DeviceSpec::Lane* lane : {&spec.wide, &spec.narrow}) {
     if (lane->max_rows == 0) continue;
-    const Line line = timer.item(lane->max_rows);
-    lane->flops = operations(lane->max_rows) / line.each;
-    lane->item_seconds = line.fixed;
+    lane->flops = operations(lane->max_rows) / timer.item(lane->max_rows).each;
+    // Of the smallest item: what more rows cost beside the arithmetic is their partials, which are counted as such.
+    lane->item_seconds = timer.item(std::min(lane->row_granule, lane->max_rows)).fixed;
   }
   if (spec.narrow.max_rows > 0) {
     // A single row takes the time of this many: what loading and widening KV costs beside the arithmetic.
     const double single = timer.item(1).each, full = timer.item(spec.narrow.max_rows).each;
-    spec.narrow.row_granule =
-        std::clamp(static_cast<int>(std::lround(single / full * spec.narrow.max_rows)), 1, spec.narrow.max_rows);
+    const auto granule = static_cast<int>(std::lround(single / full * spec.narrow.max_rows));
+    spec.narrow.row_granule = std::clamp(granule, 1, spec.narrow.max_rows);
   }
-  const Line merge = timer.merge();
-  spec.merge_seconds = merge.fixed;
+  spec.merge_seconds = timer.merge(1, 2);
   // A merge reads (head_dim + 1) floats per row and source; writing them, in the item, is taken to cost the same.
-  spec.partial_bandwidth = (KernelRig::head_dim + 1) * sizeof(float) * pool.size() / merge.each;
+  constexpr double pairs = KernelRig::merge_rows * KernelRig::merge_sources;
+  const double seconds = timer.merge(KernelRig::merge_rows, KernelRig::merge_sources);
+  spec.partial_bandwidth = pairs * (KernelRig::head_dim + 1) * sizeof(float) * pool.size() / seconds;
 }
 
 void measure_phases(exec::ThreadPool& pool, DeviceSpec& spec) {
