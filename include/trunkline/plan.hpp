@@ -1,7 +1,9 @@
 // The planner and what it makes. Planning is a pure function: no device call, no environment, no clock.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,6 +15,10 @@
 
 namespace trunkline {
 
+namespace plan {
+struct Scratch;  // of the implementation
+}
+
 /// Upper bounds on a plan's arrays: what a workspace has room for.
 struct PlanLimits {
   std::int64_t max_query_tokens = 0;
@@ -22,22 +28,29 @@ struct PlanLimits {
   std::int64_t max_merge_sources = 0;
   std::int64_t max_partial_rows = 0;
 
-  /// Room for every forest within the capacity: `unshared` without splits always fits.
+  /// Room for every forest within the capacity: `unshared` without splits always fits. Partials have room for four
+  /// levels of every row and for the splits that occupy every worker a few times.
   static PlanLimits of(const Capacity& capacity, const AttentionConfig& config, const DeviceSpec& device);
 };
 
 /// Everything a kernel does, decided. Flat arrays of plain structs.
 struct Plan {
   std::vector<QueryToken> query_tokens;  // forest order
-  std::vector<WorkItem> items;           // by phase, wide before narrow, in the order workers take them
+  std::vector<WorkItem> items;           // by phase, wide before narrow, long before short
   std::vector<Segment> segments;
-  std::vector<Merge> merges;
+  std::vector<Merge> merges;  // ascending rows
   std::vector<std::int32_t> merge_sources;
-  std::vector<Phase> phases;
+  std::vector<Phase> phases;  // none is empty; a plan without items has none
   /// The static schedule. A unit is (item, KV head): unit u of a phase's lane is item lane_begin + u / num_kv_heads,
-  /// head u % num_kv_heads. Worker w takes units [s[w], s[w + 1]) where s = schedule + (2 * phase + lane) *
-  /// (num_workers + 1), lane 0 wide, 1 narrow. A backend that balances by itself may ignore it.
+  /// head u % num_kv_heads. A lane's units form two bands: the long ones come first, then short ones that fill up what
+  /// the long ones leave uneven. In each band worker w takes the units [s[w], s[w + 1]), s = schedule +
+  /// schedule_offset(phase, lane, band); band 1 begins at the unit where band 0 ends. A backend that balances by itself
+  /// may ignore it and take the items in order.
   std::vector<std::int32_t> schedule;
+  /// lane 0 wide, 1 narrow; band 0 long, 1 short.
+  std::size_t schedule_offset(std::size_t phase, int lane, int band) const noexcept {
+    return ((phase * 2 + lane) * 2 + band) * (static_cast<std::size_t>(num_workers) + 1);
+  }
   std::int64_t num_partial_rows = 0;  // partials are f32 [num_partial_rows, num_kv_heads, head_dim], lse likewise
 
   // What it was made from and for.
@@ -48,37 +61,60 @@ struct Plan {
 
   /// Where the modelled time goes, in seconds.
   struct Model {
-    double seconds = 0;        // the whole launch
-    double read_seconds = 0;   // KV bytes over the read bandwidth
-    double wide_seconds = 0;   // the busiest worker's wide lane
-    double narrow_seconds = 0; // the busiest worker's narrow lane
+    double seconds = 0;         // the whole launch
+    double read_seconds = 0;    // KV bytes over the read bandwidth, a lower bound of the items' time
+    double item_seconds = 0;    // the items, lanes put together; summed over phases like the next two
+    double wide_seconds = 0;    // the busiest worker's wide lane
+    double narrow_seconds = 0;  // the busiest worker's narrow lane
     double merge_seconds = 0;
+    double fixed_seconds = 0;        // the launch, and a barrier after each phase that something follows
     std::int64_t kv_bytes = 0;       // KV bytes the items read, all heads
     std::int64_t partial_bytes = 0;  // partials written and read back
     double operations = 0;           // 4 * rows * tokens * head_dim, unpadded, all heads
   } model;
 
-  /// The choice per node of the forest.
+  /// The choice per node of the forest, in the forest's order.
   struct NodeChoice {
     std::int32_t node = 0;
-    bool kept = false;               // false: its tokens went to its children or requests
-    std::int32_t tokens = 0;         // tokens its items cover, those given down from above included; 0 when given back
-    std::int32_t rows = 0;
-    std::int32_t row_tiles = 0;
-    std::int32_t splits = 0;
-    double seconds = 0;              // modelled, summed over workers and heads
+    bool kept = false;           // false: its tokens went to its children and to the requests that end in it
+    std::int32_t tokens = 0;     // tokens its items cover, those given down from above included; 0 when given back
+    std::int32_t rows = 0;       // rows that share it
+    std::int32_t row_tiles = 0;  // of the node, or of the requests that end in it and took its tokens
+    std::int32_t splits = 0;     // pieces of a row tile, the most
+    double seconds = 0;          // modelled, of those items, summed over workers and heads
   };
   std::vector<NodeChoice> choices;
   bool shed = false;  // splits or sharing were given up to stay within the limits
 
+  /// Empties the plan and keeps its memory.
   void clear();
   /// Throws Error(corrupt) naming the first violation unless every visible (row, token) of the forest is covered
-  /// exactly once through the right table row, every partial is merged exactly once and in ascending position, direct
-  /// rows have one item, and the schedule covers every unit once. O(rows of items * segments), meant for tests.
+  /// exactly once through the right pages, every partial is merged exactly once and in ascending position, every row is
+  /// finished exactly once, and phases and schedule cover every item and unit once. It reads the arrays and the
+  /// forest's tables alone. O(rows of items * segments), meant for tests. The error's argument is the entry,
+  /// "items[3]".
   void check(const Forest& forest) const;
-  /// For people, with modelled times per node; and the same facts as one JSON object.
+  /// For people, with modelled times for the nodes that cost most; and the same facts, every node, as one JSON object.
   std::string explain(const Forest& forest) const;
   std::string explain_json(const Forest& forest) const;
+
+ private:
+  friend class Planner;
+  /// What planning needs in between, kept so that the next plan_into allocates nothing. A copy of a plan starts
+  /// without.
+  class ScratchOwner {
+   public:
+    ScratchOwner() noexcept;
+    ~ScratchOwner();
+    ScratchOwner(const ScratchOwner&) noexcept;
+    ScratchOwner(ScratchOwner&&) noexcept;
+    ScratchOwner& operator=(const ScratchOwner&) noexcept;
+    ScratchOwner& operator=(ScratchOwner&&) noexcept;
+    plan::Scratch& get();  // made on first use
+
+   private:
+    std::unique_ptr<plan::Scratch> scratch_;
+  } scratch_;
 };
 
 class Planner {
@@ -86,15 +122,18 @@ class Planner {
   /// Throws what `DeviceSpec::validate` and `AttentionConfig::validate` throw.
   Planner(DeviceSpec device, AttentionConfig config);
 
-  /// Without limits nothing is shed.
+  /// Without limits nothing is shed. Throws invalid_argument when the forest's page_size is not the config's, and
+  /// capacity_exceeded beyond 2^31 - 1 rows or units.
   Plan plan(const Forest& forest, const std::optional<PlanLimits>& limits = std::nullopt) const;
-  /// The same into an existing plan, whose memory is used again.
+  /// The same into an existing plan, whose memory is used again. When it throws, the plan is empty.
   void plan_into(Plan& plan, const Forest& forest, const std::optional<PlanLimits>& limits = std::nullopt) const;
 
   const DeviceSpec& device() const noexcept { return device_; }
   const AttentionConfig& config() const noexcept { return config_; }
 
  private:
+  void make(Plan& plan, const Forest& forest, const std::optional<PlanLimits>& limits) const;
+
   DeviceSpec device_;
   AttentionConfig config_;
 };

@@ -33,11 +33,14 @@ struct WorkItem {
   std::int32_t masked;         // 1: some row does not see every token of the segments; 0: no masking is needed
 };
 
-/// (rows, partials in ascending position) -> the result. Source i holds the partial of row_begin + r in partial row
-/// merge_sources[source_begin + i] + r.
+/// The most rows of one merge.
+inline constexpr std::int32_t max_merge_rows = 16;
+
+/// (rows, partials in ascending position) -> the result. Every source covers all the rows. Source i holds the partial
+/// of row_begin + r in partial row merge_sources[source_begin + i] + r.
 struct Merge {
   std::int32_t row_begin;
-  std::int32_t num_rows;  // 1 to 16
+  std::int32_t num_rows;  // 1 to max_merge_rows
   std::int32_t source_begin;
   std::int32_t num_sources;  // 0: no token is visible, out = 0 and lse = -inf
 };

@@ -1,1 +1,204 @@
-// Being written.
+// The search: candidates, cost, compare.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/check.hpp"
+#include "plan/balance.hpp"
+#include "plan/emit.hpp"
+#include "plan/groups.hpp"
+#include "plan/scratch.hpp"
+#include "plan/tiles.hpp"
+#include "trunkline/plan.hpp"
+
+namespace trunkline {
+
+struct plan::Scratch {
+  Rows rows;
+  Grouping grouping;
+  std::vector<Tile> tiles;
+  std::vector<std::array<double, num_lanes>> phase_seconds;
+  Emitter emitter;
+};
+
+Plan::ScratchOwner::ScratchOwner() noexcept = default;
+Plan::ScratchOwner::~ScratchOwner() = default;
+Plan::ScratchOwner::ScratchOwner(const ScratchOwner&) noexcept {}
+Plan::ScratchOwner::ScratchOwner(ScratchOwner&&) noexcept = default;
+Plan::ScratchOwner& Plan::ScratchOwner::operator=(const ScratchOwner&) noexcept { return *this; }
+Plan::ScratchOwner& Plan::ScratchOwner::operator=(ScratchOwner&&) noexcept = default;
+plan::Scratch& Plan::ScratchOwner::get() {
+  if (!scratch_) scratch_ = std::make_unique<plan::Scratch>();
+  return *scratch_;
+}
+
+void Plan::clear() {
+  query_tokens.clear();
+  items.clear();
+  segments.clear();
+  merges.clear();
+  merge_sources.clear();
+  phases.clear();
+  schedule.clear();
+  num_partial_rows = 0;
+  num_workers = num_kv_heads = group_size = 0;
+  strategy = Strategy::automatic;
+  model = {};
+  choices.clear();
+  shed = false;
+}
+
+namespace plan {
+namespace {
+
+// Split boundaries are multiples of this many tokens: whole pages where those are of a usual size, so that no page is
+// read by two items, and never so small that a piece is shorter than a step of a kernel.
+std::int32_t split_granule(int page_size) { return std::clamp(page_size, 16, 64); }
+
+bool fits(const Plan& plan, const PlanLimits& limits) {
+  auto within = [](const auto& entries, std::int64_t most) {
+    return static_cast<std::int64_t>(entries.size()) <= most;
+  };
+  return within(plan.items, limits.max_items) && within(plan.segments, limits.max_segments) &&
+         within(plan.merges, limits.max_merges) && within(plan.merge_sources, limits.max_merge_sources) &&
+         plan.num_partial_rows <= limits.max_partial_rows;
+}
+
+// What the indices of a plan can name.
+constexpr PlanLimits no_limits() {
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  return {most, most, most, most, most, most};
+}
+
+class Search {
+ public:
+  Search(const Forest& forest, const CostModel& cost, std::int32_t granule, Plan& plan, Scratch& scratch)
+      : forest_(forest), cost_(cost), granule_(granule), plan_(plan), scratch_(scratch) {}
+
+  /// Groups and tiles of a choice; returns a bound below the modelled time of any plan of it.
+  double stage(const Choice& choice) {
+    Scratch& s = scratch_;
+    s.grouping.make(forest_, s.rows, cost_, choice);
+    cut_tiles(plan_.query_tokens, s.rows.causal, plan_.group_size, cost_, s.grouping.groups(), s.tiles);
+    return lower_bound(s.grouping.groups(), s.tiles, cost_, s.phase_seconds);
+  }
+
+  /// The plan of the choice staged last.
+  void emit(const SplitOptions& options) {
+    scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.grouping.groups(), scratch_.tiles,
+                          plan_);
+    for (Plan::NodeChoice& choice : plan_.choices) {
+      choice.kept = scratch_.grouping.kept(choice.node);
+    }
+    for (const Group& group : scratch_.grouping.groups()) {
+      if (plan_.choices[group.node].kept) plan_.choices[group.node].tokens = group.token_end - group.token_begin;
+    }
+  }
+
+  void make(const Choice& choice, const SplitOptions& options) {
+    stage(choice);
+    emit(options);
+  }
+
+  /// Of all ways to use the sharing, the one that the model finds fastest. The price of a second in each lane depends
+  /// on which lane ends up the longer, so all cases are tried; so is sharing everything and nothing, so that no named
+  /// strategy is faster. A candidate whose lower bound is above the best so far is never laid out.
+  void make_best(const SplitOptions& options, double reluctance) {
+    const double hidden = std::min(1.0, cost_.overlap_penalty());
+    const bool two_prices = cost_.lanes_overlap() && hidden < 1;
+    const Choice candidates[] = {
+        {.reluctance = reluctance},
+        {.price = {{hidden, 1.0}}, .reluctance = reluctance},
+        {.price = {{1.0, hidden}}, .reluctance = reluctance},
+        {.keep_none = true},
+        {.keep_all = true},
+    };
+    constexpr std::size_t count = std::size(candidates);
+    std::size_t best = count, emitted = count;
+    double best_seconds = std::numeric_limits<double>::infinity();
+    std::uint64_t seen[count];
+    for (std::size_t i = 0; i < count; ++i) {
+      seen[i] = 0;
+      if ((i == 1 || i == 2) && !two_prices) continue;
+      if (candidates[i].keep_all && reluctance > 1) continue;
+      const double bound = stage(candidates[i]);
+      seen[i] = scratch_.grouping.fingerprint();
+      if (std::find(seen, seen + i, seen[i]) != seen + i || bound >= best_seconds) continue;
+      emit(options);
+      emitted = i;
+      if (plan_.model.seconds < best_seconds) {
+        best = i;
+        best_seconds = plan_.model.seconds;
+      }
+      if (scratch_.grouping.num_shared() == 0) return;  // nothing to decide
+    }
+    if (emitted != best) make(candidates[best], options);
+  }
+
+ private:
+  const Forest& forest_;
+  const CostModel& cost_;
+  std::int32_t granule_;
+  Plan& plan_;
+  Scratch& scratch_;
+};
+
+}  // namespace
+}  // namespace plan
+
+Planner::Planner(DeviceSpec device, AttentionConfig config) : device_(std::move(device)), config_(config) {
+  device_.validate();
+  config_.validate();
+}
+
+Plan Planner::plan(const Forest& forest, const std::optional<PlanLimits>& limits) const {
+  Plan plan;
+  plan_into(plan, forest, limits);
+  return plan;
+}
+
+void Planner::plan_into(Plan& plan, const Forest& forest, const std::optional<PlanLimits>& limits) const {
+  try {
+    make(plan, forest, limits);
+  } catch (...) {
+    plan.clear();
+    throw;
+  }
+}
+
+void Planner::make(Plan& plan, const Forest& forest, const std::optional<PlanLimits>& limits) const {
+  plan.clear();
+  require(forest.num_requests() == 0 || forest.page_size() == config_.page_size, "forest.page_size", config_.page_size,
+          forest.page_size());
+  plan::Scratch& scratch = plan.scratch_.get();
+  plan.num_workers = device_.num_workers;
+  plan.num_kv_heads = config_.num_kv_heads;
+  plan.group_size = config_.group_size();
+  plan.strategy = config_.strategy;
+  plan::number_rows(forest, plan.group_size, plan.query_tokens, scratch.rows);
+
+  const plan::CostModel cost(device_, config_);
+  const PlanLimits most = limits.value_or(plan::no_limits());
+  plan::Search search(forest, cost, plan::split_granule(config_.page_size), plan, scratch);
+  auto wanted = [&](const plan::SplitOptions& options, double reluctance) {
+    if (config_.strategy == Strategy::automatic) {
+      search.make_best(options, reluctance);
+    } else {
+      search.make({.strategy = config_.strategy}, options);
+    }
+    return plan::fits(plan, most);
+  };
+
+  // Fewer splits, then less sharing, at last neither: that always fits (see PlanLimits::of).
+  if (wanted({}, 1)) return;
+  plan.shed = true;
+  if (wanted({.allowed = true, .fill_up = false}, 1) || wanted({.allowed = false, .fill_up = false}, 1)) return;
+  if (config_.strategy == Strategy::automatic) {
+    for (const double reluctance : {4.0, 16.0, 64.0}) {
+      if (wanted({.allowed = false, .fill_up = false}, reluctance)) return;
+    }
+  }
+  search.make({.strategy = Strategy::unshared}, {.allowed = false, .fill_up = false});
+}
+
+}  // namespace trunkline

@@ -1,0 +1,232 @@
+#include "plan/balance.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace trunkline::plan {
+namespace {
+
+constexpr double uncut = std::numeric_limits<double>::infinity();
+// Units per worker up to which it is tried to give every worker the same number of them.
+constexpr int most_rounds = 4;
+// Room for rounding when a load is compared with a sum of loads.
+constexpr double slack = 1e-9;
+
+}  // namespace
+
+void Balance::make(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule, bool merges_anyway,
+                   std::span<Tile> tiles, Share& share) {
+  cost_ = &cost;
+  granule_ = split_granule;
+  merges_anyway_ = merges_anyway;
+  tiles_ = tiles;
+  auto before = [&](std::int32_t a, std::int32_t b) {
+    const Tile &x = tiles[a], &y = tiles[b];
+    if (x.lane != y.lane) return x.lane < y.lane;
+    const double cost_x = x.unit_seconds(1), cost_y = y.unit_seconds(1);
+    return cost_x != cost_y ? cost_x > cost_y : a < b;
+  };
+  if (!std::is_sorted(share.tiles.begin(), share.tiles.end(), before)) {
+    std::sort(share.tiles.begin(), share.tiles.end(), before);
+  }
+  list_ = share.tiles;
+  double sum = 0, longest = 0;
+  for (const std::int32_t t : list_) {
+    sum += tiles[t].unit_seconds(1);
+    longest = std::max(longest, tiles[t].unit_seconds(1));
+  }
+  uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
+
+  best_.score = uncut;
+  attempt(uncut, false);
+  if (options.allowed) {
+    if (options.fill_up) attempt(uncut, true);
+    if (longest > uncut_mean_ / most_rounds) try_caps(longest);
+  }
+
+  for (std::size_t i = 0; i < list_.size(); ++i) tiles_[list_[i]].num_pieces = best_.pieces[i];
+  share.num_long = best_.num_long;
+  std::swap(share.begin, best_.begin);
+  std::swap(share.worker_seconds, best_.load);
+  share.busiest = best_.busiest;
+}
+
+// Few or unequal units: cut to pieces of the mean load and its parts, and to as many pieces as give each worker 1, 2,
+// ...
+void Balance::try_caps(double longest) {
+  for (int part = 1; part <= most_rounds; part *= 2) {
+    if (uncut_mean_ / part < longest) attempt(uncut_mean_ / part, true);
+  }
+  for (int round = 1; round <= most_rounds; ++round) {
+    const auto most = static_cast<std::int64_t>(round) * cost_->num_workers() / cost_->num_heads();
+    if (most < static_cast<std::int64_t>(list_.size())) continue;
+    double cap = uncut_mean_ / round;
+    for (int step = 0; step < 16 && cap < longest; ++step) {
+      cut(cap);
+      std::int64_t count = 0;
+      for (const std::int32_t pieces : trial_.pieces) count += pieces;
+      if (count <= most) break;
+      cap *= std::max(1.01, 0.5 + 0.5 * static_cast<double>(count) / static_cast<double>(most));
+    }
+    if (cap < longest) attempt(cap, false);
+  }
+}
+
+void Balance::attempt(double longest, bool fill_up) {
+  cut(longest);
+  deal_long();
+  if (trial_.num_long == list_.size() && fill_up && longest == uncut) return;  // nothing to fill up: as without
+  if (fill_up) refine_rest();
+  deal_short();
+  trial_.busiest = *std::max_element(trial_.load.begin(), trial_.load.end());
+  trial_.score = trial_.busiest + merging();
+  if (trial_.score < best_.score) std::swap(trial_, best_);
+}
+
+void Balance::cut(double longest) {
+  trial_.pieces.resize(list_.size());
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    const Tile& t = tile(i);
+    std::int32_t pieces = 1;
+    if (t.unit_seconds(1) > longest) {
+      const double room = longest - t.fixed_seconds - t.partial_seconds;
+      const double wanted = room > 0 ? std::ceil(t.num_tokens() * t.token_seconds / room) : uncut;
+      pieces = static_cast<std::int32_t>(std::min<double>(wanted, most_pieces(t)));
+    }
+    trial_.pieces[i] = std::max(1, pieces);
+  }
+}
+
+// One worker after the other takes units while they fit under the capacity: the mean, or one unit if that is longer.
+// The first tile that does not fit as a whole, and all after it, are left for the short band.
+void Balance::deal_long() {
+  const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
+  double sum = 0, longest = 0;
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    sum += unit_seconds(i) * static_cast<double>(units(i));
+    longest = std::max(longest, unit_seconds(i));
+  }
+  const double capacity = std::max(sum / cost_->num_workers(), longest) * (1 + slack);
+
+  std::vector<std::int32_t>& begin = trial_.begin[0];
+  begin.assign(num_workers + 1, 0);
+  trial_.load.assign(num_workers, 0);
+  std::size_t worker = 0, i = 0;
+  std::int64_t dealt = 0;
+  for (; i < list_.size(); ++i) {
+    const double seconds = unit_seconds(i);
+    std::int64_t left = units(i);
+    const std::int64_t tile_begin = dealt;
+    while (left > 0 && worker < num_workers) {
+      const auto fits = static_cast<std::int64_t>((capacity - trial_.load[worker]) / seconds);
+      const std::int64_t taken = std::clamp<std::int64_t>(fits, 0, left);
+      trial_.load[worker] += static_cast<double>(taken) * seconds;
+      dealt += taken;
+      left -= taken;
+      if (left > 0 && ++worker < num_workers) begin[worker] = static_cast<std::int32_t>(dealt);
+    }
+    if (left == 0) continue;
+    // Take back what was dealt of this tile.
+    const std::int64_t end = dealt;
+    dealt = tile_begin;
+    std::int64_t above = end;
+    for (std::size_t w = num_workers; w-- > 0 && above > tile_begin;) {
+      const std::int64_t from = std::max<std::int64_t>(begin[w], tile_begin);
+      trial_.load[w] -= static_cast<double>(above - from) * seconds;
+      above = from;
+      begin[w] = static_cast<std::int32_t>(std::min<std::int64_t>(begin[w], tile_begin));
+    }
+    break;
+  }
+  for (std::size_t w = std::min(worker, num_workers) + 1; w <= num_workers; ++w) {
+    begin[w] = static_cast<std::int32_t>(dealt);
+  }
+  begin[num_workers] = static_cast<std::int32_t>(dealt);
+  trial_.num_long = i;
+}
+
+// Cuts the rest into pieces of `grain` seconds. A worker is uneven by half a grain; all of the rest costs its fixed
+// time once per grain. With `rest` seconds per worker and `fixed` per piece, grain / 2 + rest / grain * fixed is least
+// at sqrt(2 * rest * fixed).
+void Balance::refine_rest() {
+  double rest = 0, fixed = 0;
+  for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
+    rest += unit_seconds(i) * static_cast<double>(units(i));
+    fixed = std::max(fixed, tile(i).fixed_seconds + tile(i).partial_seconds);
+  }
+  const double grain = std::max(2 * fixed, std::sqrt(2 * rest / cost_->num_workers() * fixed));
+  for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
+    const Tile& t = tile(i);
+    const double room = grain - t.fixed_seconds - t.partial_seconds;
+    const double wanted = room > 0 ? std::round(t.num_tokens() * t.token_seconds / room) : most_pieces(t);
+    const auto pieces = static_cast<std::int32_t>(std::min<double>(wanted, most_pieces(t)));
+    trial_.pieces[i] = std::max(trial_.pieces[i], pieces);
+  }
+}
+
+// Deals the rest so that every worker comes up to the level at which all of it is used.
+void Balance::deal_short() {
+  const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
+  double rest = 0;
+  for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
+    rest += unit_seconds(i) * static_cast<double>(units(i));
+  }
+  double level = 0;
+  for (const double load : trial_.load) level += load;
+  level = (level + rest) / static_cast<double>(num_workers);
+  // Workers above the level take nothing, so the others must come up further; their number only falls.
+  for (std::size_t below = num_workers;;) {
+    double room = 0;
+    std::size_t taking = 0;
+    for (const double load : trial_.load) {
+      if (load < level) room += level - load, ++taking;
+    }
+    if (taking == 0) break;
+    level += (rest - room) / static_cast<double>(taking);
+    if (taking == below || std::abs(rest - room) <= slack * rest) break;
+    below = taking;
+  }
+
+  std::vector<std::int32_t>& begin = trial_.begin[1];
+  begin.assign(num_workers + 1, 0);
+  std::size_t i = trial_.num_long;
+  std::int64_t left = i < list_.size() ? units(i) : 0, dealt = 0;
+  double due = 0, given = 0;
+  for (std::size_t w = 0; w < num_workers; ++w) {
+    begin[w] = static_cast<std::int32_t>(dealt);
+    due += std::max(0.0, level - trial_.load[w]);
+    while (i < list_.size()) {
+      const double seconds = unit_seconds(i);
+      const auto wanted = w + 1 == num_workers ? left : static_cast<std::int64_t>((due - given) / seconds + 0.5);
+      const std::int64_t taken = std::clamp<std::int64_t>(wanted, 0, left);
+      trial_.load[w] += static_cast<double>(taken) * seconds;
+      given += static_cast<double>(taken) * seconds;
+      dealt += taken;
+      left -= taken;
+      if (left > 0) break;
+      if (++i < list_.size()) left = units(i);
+    }
+  }
+  begin[num_workers] = static_cast<std::int32_t>(dealt);
+}
+
+// What the splits add to the merging: whole merges of rows that had one source, and sources to read back. The first
+// merge of a plan also brings the wait before merging.
+double Balance::merging() const {
+  double rows = 0, sources = 0;
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    const std::int32_t pieces = trial_.pieces[i];
+    if (pieces <= 1) continue;
+    const Tile& t = tile(i);
+    rows += t.merged ? 0 : t.num_rows;
+    sources += static_cast<double>(t.num_rows) * (t.merged ? pieces - 1 : pieces);
+  }
+  if (rows == 0 && sources == 0) return 0;
+  const double units_per_worker = static_cast<double>(cost_->num_heads()) / cost_->num_workers();
+  return std::ceil(rows / max_merge_rows * units_per_worker) * cost_->merge_seconds() +
+         sources * cost_->partial_row_seconds() * units_per_worker + (merges_anyway_ ? 0 : cost_->phase_seconds());
+}
+
+}  // namespace trunkline::plan

@@ -1,0 +1,64 @@
+// Splits and order: how the tiles of one list (a lane, or both lanes of a device that works on one item at a time) are
+// cut along their tokens and shared out so that all workers finish together.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "plan/scratch.hpp"
+
+namespace trunkline::plan {
+
+/// The tiles of a list in the order of the schedule, and who takes what. A unit is (piece of a tile, KV head).
+struct Share {
+  std::vector<std::int32_t> tiles;  // wide before narrow, then longest first
+  std::size_t num_long = 0;         // tiles[0, num_long) are the long band
+  /// [num_workers + 1] per band: first unit of each worker, counted from the band's first tile.
+  std::array<std::vector<std::int32_t>, 2> begin;
+  std::vector<double> worker_seconds;
+  double busiest = 0;
+};
+
+/// Cuts and shares out a list. Long tiles are dealt in contiguous runs to one worker after the other; what does not
+/// fit evenly is cut fine and fills the workers up. A few ways to cut are tried and the best by the model is taken: a
+/// split must earn its partial, its merge and its fixed time.
+class Balance {
+ public:
+  /// `share.tiles` comes in any order. Sets num_pieces of the tiles.
+  void make(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule, bool merges_anyway,
+            std::span<Tile> tiles, Share& share);
+
+ private:
+  struct Trial {
+    double score = 0;  // busiest worker, and what the splits add to the merging
+    double busiest = 0;
+    std::size_t num_long = 0;
+    std::vector<std::int32_t> pieces;  // per tile of the list
+    std::array<std::vector<std::int32_t>, 2> begin;
+    std::vector<double> load;
+  };
+
+  void try_caps(double longest);
+  void attempt(double longest, bool fill_up);
+  void cut(double longest);
+  void deal_long();
+  void refine_rest();
+  void deal_short();
+  double merging() const;
+
+  double unit_seconds(std::size_t i) const { return tile(i).unit_seconds(trial_.pieces[i]); }
+  std::int64_t units(std::size_t i) const { return std::int64_t{trial_.pieces[i]} * cost_->num_heads(); }
+  std::int32_t most_pieces(const Tile& tile) const { return std::max(1, tile.num_tokens() / granule_); }
+  const Tile& tile(std::size_t i) const { return tiles_[list_[i]]; }
+
+  const CostModel* cost_ = nullptr;
+  std::int32_t granule_ = 1;
+  bool merges_anyway_ = false;
+  std::span<Tile> tiles_;
+  std::span<const std::int32_t> list_;
+  double uncut_mean_ = 0;  // seconds of a worker if nothing is split and all is even
+  Trial trial_, best_;
+};
+
+}  // namespace trunkline::plan

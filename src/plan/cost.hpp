@@ -1,0 +1,128 @@
+// The cost model: what a piece of work takes on a device, from the numbers of its DeviceSpec alone.
+//
+// The unit of cost is one KV head of one item. A worker gets the W-th part of the device: of the read bandwidth (no
+// more than one worker can draw), of the lane's arithmetic rate and of the bandwidth of partials. A unit takes the
+// lane's fixed time, then per token the longer of reading K and V and of multiplying, then the time to write its
+// partial.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "base/check.hpp"
+#include "trunkline/config.hpp"
+
+namespace trunkline::plan {
+
+enum LaneIndex : int { wide_lane = 0, narrow_lane = 1, num_lanes = 2 };
+
+/// Marginal price of a second in each lane. Where lanes overlap, a launch takes max(w, n) + penalty * min(w, n), so a
+/// second costs 1 in the longer lane and only the penalty in the shorter one.
+struct Price {
+  std::array<double, num_lanes> lane{1.0, 1.0};
+  friend bool operator==(const Price&, const Price&) = default;
+};
+
+/// How a node's rows are cut: tiles of `height` rows, the last one with what is left. Costs are those of all tiles
+/// together, for one KV head.
+struct Tiling {
+  std::int32_t height = 0;
+  std::int32_t count = 0;
+  double item_seconds = 0;   // fixed, priced
+  double token_seconds = 0;  // per token, priced
+};
+
+class CostModel {
+ public:
+  CostModel(const DeviceSpec& device, const AttentionConfig& config)
+      : num_workers_(device.num_workers),
+        num_heads_(config.num_kv_heads),
+        lanes_overlap_(device.lanes_overlap),
+        overlap_penalty_(device.overlap_penalty),
+        spec_{device.wide, device.narrow} {
+    const double workers = device.num_workers;
+    const double share = std::min(device.worker_bandwidth, device.read_bandwidth / workers);
+    kv_bytes_ = static_cast<double>(config.kv_bytes_per_token()) / num_heads_;
+    read_bandwidth_ = device.read_bandwidth;
+    read_token_seconds_ = kv_bytes_ / share;
+    operations_ = 4.0 * config.head_dim;
+    for (int lane = 0; lane < num_lanes; ++lane) {
+      if (has(lane)) row_token_seconds_[lane] = operations_ / (spec_[lane].flops / workers);
+    }
+    partial_bytes_ = 4.0 * (config.head_dim + 1);  // f32: out and lse
+    partial_row_seconds_ = partial_bytes_ / (device.partial_bandwidth / workers);
+    merge_seconds_ = device.merge_seconds;
+    phase_seconds_ = device.phase_seconds;
+    launch_seconds_ = device.launch_seconds;
+  }
+
+  int num_workers() const { return num_workers_; }
+  int num_heads() const { return num_heads_; }
+  bool lanes_overlap() const { return lanes_overlap_; }
+  double overlap_penalty() const { return overlap_penalty_; }
+  double kv_bytes() const { return kv_bytes_; }            // of one token and KV head
+  double operations() const { return operations_; }        // of one row and token
+  double partial_bytes() const { return partial_bytes_; }  // of one row and KV head
+  double merge_seconds() const { return merge_seconds_; }
+  double phase_seconds() const { return phase_seconds_; }
+  double launch_seconds() const { return launch_seconds_; }
+  double read_seconds(double bytes) const { return bytes / read_bandwidth_; }
+  /// To write, or to read back, one row of a partial.
+  double partial_row_seconds() const { return partial_row_seconds_; }
+
+  /// The lane that serves items of so many rows: few rows go to the narrow one, if there is one.
+  int lane_of(std::int32_t rows) const {
+    if (!has(wide_lane)) return narrow_lane;
+    return rows <= spec_[narrow_lane].max_rows ? narrow_lane : wide_lane;
+  }
+  double item_seconds(int lane) const { return spec_[lane].item_seconds; }
+  double token_seconds(int lane, std::int32_t rows) const {
+    return std::max(read_token_seconds_, round_up(rows, spec_[lane].row_granule) * row_token_seconds_[lane]);
+  }
+
+  /// The cheaper of many-row tiles and of few-row tiles for items over `tokens` tokens.
+  Tiling tile(std::int32_t rows, double tokens, const Price& price) const {
+    if (rows <= spec_[narrow_lane].max_rows || !has(narrow_lane)) return tiled(lane_of(rows), rows, price);
+    const Tiling narrow = tiled(narrow_lane, rows, price);
+    if (!has(wide_lane)) return narrow;
+    const Tiling wide = tiled(wide_lane, rows, price);
+    auto cost = [tokens](const Tiling& t) { return t.item_seconds + tokens * t.token_seconds; };
+    return cost(narrow) < cost(wide) ? narrow : wide;
+  }
+
+  /// The lanes of a phase put together, given the busiest worker of each.
+  double overlapped(double wide, double narrow) const {
+    return std::max(wide, narrow) + overlap_penalty_ * std::min(wide, narrow);
+  }
+
+ private:
+  bool has(int lane) const { return spec_[lane].max_rows > 0; }
+
+  // As few tiles as the lane allows, alike, but whole granules: what padding is left falls to the last one alone.
+  Tiling tiled(int lane, std::int32_t rows, const Price& price) const {
+    const DeviceSpec::Lane& spec = spec_[lane];
+    const std::int32_t fewest = ceil_div(rows, spec.max_rows);
+    const std::int32_t height = std::min(spec.max_rows, round_up(ceil_div(rows, fewest), spec.row_granule));
+    const std::int32_t count = ceil_div(rows, height);
+    Tiling tiling{height, count, 0, 0};
+    auto add = [&](std::int32_t tile_rows, std::int32_t times) {
+      const int served_by = lane_of(tile_rows);
+      tiling.item_seconds += times * price.lane[served_by] * item_seconds(served_by);
+      tiling.token_seconds += times * price.lane[served_by] * token_seconds(served_by, tile_rows);
+    };
+    if (count > 1) add(height, count - 1);
+    add(rows - (count - 1) * height, 1);
+    return tiling;
+  }
+
+  int num_workers_, num_heads_;
+  bool lanes_overlap_;
+  double overlap_penalty_;
+  std::array<DeviceSpec::Lane, num_lanes> spec_;
+  std::array<double, num_lanes> row_token_seconds_{};
+  double kv_bytes_, read_bandwidth_, read_token_seconds_, operations_;
+  double partial_bytes_, partial_row_seconds_, merge_seconds_, phase_seconds_, launch_seconds_;
+};
+
+}  // namespace trunkline::plan

@@ -1,0 +1,287 @@
+#include "plan/emit.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "trunkline/error.hpp"
+
+namespace trunkline::plan {
+namespace {
+
+// Where piece `piece` of a tile begins: even pieces, moved to the nearest multiple of the granule.
+std::int32_t piece_begin(const Tile& tile, std::int32_t piece, std::int32_t granule) {
+  if (piece == 0) return tile.token_begin;
+  if (piece == tile.num_pieces) return tile.token_end;
+  const std::int64_t at = tile.token_begin + std::int64_t{tile.num_tokens()} * piece / tile.num_pieces;
+  return static_cast<std::int32_t>((at + granule / 2) / granule * granule);
+}
+
+bool alike(const Tile& a, const Tile& b) {
+  return a.group == b.group && a.num_rows == b.num_rows && a.num_tokens() == b.num_tokens() &&
+         a.num_pieces == b.num_pieces;
+}
+
+}  // namespace
+
+void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost, const SplitOptions& options,
+                   std::int32_t split_granule, std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan) {
+  plan.items.clear();
+  plan.segments.clear();
+  plan.merges.clear();
+  plan.merge_sources.clear();
+  plan.phases.clear();
+  plan.schedule.clear();
+  plan.model = {};
+
+  share_out(cost, options, split_granule, groups, tiles);
+  place_partials(groups, tiles, plan);
+  for (std::size_t phase = 0; phase < num_phases_; ++phase) {
+    emit_phase(cost, split_granule, groups, tiles, phase, plan);
+  }
+  emit_merges(groups, tiles, rows.count(), plan);
+  model(cost, tiles, plan);
+
+  const auto nodes = forest.nodes();
+  plan.choices.resize(nodes.size());
+  for (std::size_t v = 0; v < nodes.size(); ++v) {
+    plan.choices[v] = {.node = static_cast<std::int32_t>(v),
+                       .rows = rows.of(nodes[v].request_begin, nodes[v].request_end)};
+  }
+  for (const Group& group : groups) {
+    Plan::NodeChoice& choice = plan.choices[group.node];
+    choice.row_tiles += group.tile_count;
+    choice.splits = std::max(choice.splits, group.num_pieces);
+    for (std::int32_t t = group.tile_begin; t < group.tile_begin + group.tile_count; ++t) {
+      if (tiles[t].num_pieces == 0) continue;
+      choice.seconds += cost.num_heads() * tiles[t].num_pieces * tiles[t].unit_seconds(tiles[t].num_pieces);
+    }
+  }
+}
+
+void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule,
+                        std::span<const Group> groups, std::span<Tile> tiles) {
+  for (Share& share : shares_) share.tiles.clear();
+  num_phases_ = 0;
+  bool merged = false;
+  for (std::size_t t = 0; t < tiles.size(); ++t) {
+    const Tile& tile = tiles[t];
+    if (tile.num_pieces == 0) continue;
+    merged |= tile.merged;
+    const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
+    num_phases_ = std::max(num_phases_, phase + 1);
+    if (shares_.size() < num_phases_ * num_lanes) shares_.resize(num_phases_ * num_lanes);
+    const int list = cost.lanes_overlap() ? tile.lane : 0;
+    shares_[phase * num_lanes + list].tiles.push_back(static_cast<std::int32_t>(t));
+  }
+  for (std::size_t s = 0; s < num_phases_ * num_lanes; ++s) {
+    if (!shares_[s].tiles.empty()) balance_.make(cost, options, split_granule, merged, tiles, shares_[s]);
+  }
+}
+
+// Partials lie in layers: layer i holds the i-th source of every row that has one, in row order. So the sources of
+// neighbouring rows usually lie side by side, and one merge serves rows of several items.
+void Emitter::place_partials(std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan) {
+  std::int32_t num_pieces = 0;
+  layer_next_.clear();
+  for (Group& group : groups) {
+    group.layer = group.parent < 0 ? 0 : groups[group.parent].layer + groups[group.parent].num_pieces;
+    group.num_pieces = 0;
+    for (std::int32_t t = group.tile_begin; t < group.tile_begin + group.tile_count; ++t) {
+      Tile& tile = tiles[t];
+      tile.first_piece = num_pieces;
+      num_pieces += tile.num_pieces;
+      group.num_pieces = std::max(group.num_pieces, tile.num_pieces);
+      if (tile.direct()) continue;
+      const auto layers = static_cast<std::size_t>(group.layer + tile.num_pieces);
+      if (layer_next_.size() < layers) layer_next_.resize(layers, 0);
+      for (std::int32_t p = 0; p < tile.num_pieces; ++p) layer_next_[group.layer + p] += tile.num_rows;
+    }
+  }
+  plan.num_partial_rows = 0;
+  for (std::int64_t& next : layer_next_) plan.num_partial_rows += std::exchange(next, plan.num_partial_rows);
+
+  partials_.resize(static_cast<std::size_t>(num_pieces));
+  for (const Tile& tile : tiles) {
+    for (std::int32_t p = 0; p < tile.num_pieces; ++p) {
+      std::int32_t& partial = partials_[tile.first_piece + p];
+      if (tile.direct()) {
+        partial = -1;
+        continue;
+      }
+      std::int64_t& next = layer_next_[groups[tile.group].layer + p];
+      partial = static_cast<std::int32_t>(next);
+      next += tile.num_rows;
+    }
+  }
+}
+
+void Emitter::emit_phase(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
+                         std::span<const Tile> tiles, std::size_t phase, Plan& plan) {
+  Phase entry{};
+  entry.item_begin = static_cast<std::int32_t>(plan.items.size());
+  const auto num_workers = static_cast<std::size_t>(cost.num_workers());
+  const std::size_t schedule_begin = plan.schedule.size();
+  for (int lane = 0; lane < num_lanes; ++lane) {
+    const Share& share = shares_[phase * num_lanes + (cost.lanes_overlap() ? lane : 0)];
+    std::int64_t lane_units = 0;
+    for (int band = 0; band < 2; ++band) {
+      // The band's tiles of this lane: wide ones come first where a list holds both.
+      const std::span<const std::int32_t> all = share.tiles;
+      const std::span list = band == 0 ? all.first(std::min(share.num_long, all.size()))
+                                       : all.subspan(std::min(share.num_long, all.size()));
+      const auto first_narrow =
+          std::find_if(list.begin(), list.end(), [&](auto t) { return tiles[t].lane == narrow_lane; });
+      const auto num_wide = static_cast<std::size_t>(first_narrow - list.begin());
+      const std::span own = lane == wide_lane ? list.first(num_wide) : list.subspan(num_wide);
+
+      std::int64_t before = 0;  // units of the band that belong to the other lane
+      if (lane == narrow_lane) {
+        for (const std::int32_t t : list.first(num_wide)) before += tiles[t].num_pieces;
+        before *= cost.num_heads();
+      }
+      const std::size_t items_before = plan.items.size();
+      emit_band(groups, tiles, own, split_granule, plan);
+      const std::int64_t band_units = static_cast<std::int64_t>(plan.items.size() - items_before) * cost.num_heads();
+      if (lane_units + band_units > std::numeric_limits<std::int32_t>::max()) {
+        throw Error(ErrorCode::capacity_exceeded, "forest", "at most 2147483647 units of work in a phase",
+                    std::to_string(lane_units + band_units));
+      }
+      for (std::size_t w = 0; w <= num_workers; ++w) {
+        const std::int64_t at = list.empty() ? 0 : share.begin[band][w] - before;
+        plan.schedule.push_back(static_cast<std::int32_t>(lane_units + std::clamp<std::int64_t>(at, 0, band_units)));
+      }
+      lane_units += band_units;
+    }
+    if (lane == wide_lane) entry.wide_end = static_cast<std::int32_t>(plan.items.size());
+  }
+  entry.item_end = static_cast<std::int32_t>(plan.items.size());
+  if (entry.item_end == entry.item_begin) {
+    plan.schedule.resize(schedule_begin);
+  } else {
+    plan.phases.push_back(entry);
+  }
+}
+
+// Row tiles of one node lie side by side piece by piece, so that workers read the same tokens at the same time.
+void Emitter::emit_band(std::span<const Group> groups, std::span<const Tile> tiles, std::span<const std::int32_t> list,
+                        std::int32_t split_granule, Plan& plan) {
+  for (std::size_t i = 0; i < list.size();) {
+    const Tile& first = tiles[list[i]];
+    std::size_t end = i + 1;
+    while (end < list.size() && alike(first, tiles[list[end]])) ++end;
+    for (std::int32_t piece = 0; piece < first.num_pieces; ++piece) {
+      for (std::size_t j = i; j < end; ++j) {
+        emit_piece(groups[first.group], tiles[list[j]], piece, split_granule, plan);
+      }
+    }
+    i = end;
+  }
+}
+
+void Emitter::emit_piece(const Group& group, const Tile& tile, std::int32_t piece, std::int32_t split_granule,
+                         Plan& plan) {
+  const std::int32_t begin = piece_begin(tile, piece, split_granule);
+  const std::int32_t end = piece_begin(tile, piece + 1, split_granule);
+  plan.items.push_back({.row_begin = tile.row_begin,
+                        .num_rows = tile.num_rows,
+                        .segment_begin = static_cast<std::int32_t>(plan.segments.size()),
+                        .num_segments = 1,
+                        .partial_begin = partials_[tile.first_piece + piece],
+                        .masked = tile.first_end < end});
+  plan.segments.push_back({group.table_row, begin, end});
+}
+
+// Walks over the rows with the groups that cover them: they nest, so they are a stack.
+void Emitter::emit_merges(std::span<const Group> groups, std::span<const Tile> tiles, std::int32_t num_rows,
+                          Plan& plan) {
+  open_.clear();
+  std::size_t next = 0;
+  for (std::int32_t row = 0; row < num_rows;) {
+    while (!open_.empty() && groups[open_.back()].row_end <= row) open_.pop_back();
+    while (next < groups.size() && groups[next].row_begin == row) open_.push_back(static_cast<std::int32_t>(next++));
+
+    std::int32_t end = next < groups.size() ? groups[next].row_begin : num_rows;
+    bool direct = false;
+    sources_.clear();
+    for (const std::int32_t g : open_) {
+      const Group& group = groups[g];
+      const Tile& tile = tiles[group.tile_begin + (row - group.row_begin) / group.tile_height];
+      end = std::min(end, tile.row_begin + tile.num_rows);
+      direct |= tile.direct();
+      for (std::int32_t p = 0; p < tile.num_pieces; ++p) {
+        sources_.push_back(partials_[tile.first_piece + p] + row - tile.row_begin);
+      }
+    }
+    if (!direct) append_merges(row, end, plan);
+    row = end;
+  }
+}
+
+// Adds the rows [row_begin, row_end), whose first has `sources_`, to the last merge as long as they continue it, then
+// to new ones.
+void Emitter::append_merges(std::int32_t row_begin, std::int32_t row_end, Plan& plan) {
+  const auto num_sources = static_cast<std::int32_t>(sources_.size());
+  std::int32_t row = row_begin;
+  if (!plan.merges.empty()) {
+    Merge& last = plan.merges.back();
+    bool continues = last.row_begin + last.num_rows == row && last.num_sources == num_sources;
+    for (std::int32_t s = 0; s < num_sources && continues; ++s) {
+      continues = plan.merge_sources[last.source_begin + s] + last.num_rows == sources_[s];
+    }
+    if (continues) {
+      const std::int32_t added = std::min(max_merge_rows - last.num_rows, row_end - row);
+      last.num_rows += added;
+      row += added;
+    }
+  }
+  while (row < row_end) {
+    const std::int32_t count = std::min(max_merge_rows, row_end - row);
+    plan.merges.push_back({.row_begin = row,
+                           .num_rows = count,
+                           .source_begin = static_cast<std::int32_t>(plan.merge_sources.size()),
+                           .num_sources = num_sources});
+    for (const std::int32_t source : sources_) plan.merge_sources.push_back(source + row - row_begin);
+    row += count;
+  }
+}
+
+void Emitter::model(const CostModel& cost, std::span<const Tile> tiles, Plan& plan) {
+  Plan::Model& m = plan.model;
+  double kv_tokens = 0, row_tokens = 0, lane_seconds[num_lanes] = {0, 0};
+  for (const Tile& tile : tiles) {
+    if (tile.num_pieces == 0) continue;
+    kv_tokens += tile.num_tokens();
+    row_tokens += static_cast<double>(tile.num_tokens()) * tile.num_rows;
+    lane_seconds[tile.lane] += tile.num_pieces * tile.unit_seconds(tile.num_pieces);
+  }
+  m.kv_bytes = static_cast<std::int64_t>(kv_tokens * cost.kv_bytes() * cost.num_heads());
+  m.operations = row_tokens * cost.operations() * cost.num_heads();
+  m.read_seconds = cost.read_seconds(kv_tokens * cost.kv_bytes() * cost.num_heads());
+
+  const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
+  for (std::size_t phase = 0; phase < num_phases_; ++phase) {
+    const Share& wide = shares_[phase * num_lanes + wide_lane];
+    const Share& narrow = shares_[phase * num_lanes + narrow_lane];
+    const double wide_seconds = wide.tiles.empty() ? 0 : wide.busiest;
+    const double narrow_seconds = narrow.tiles.empty() ? 0 : narrow.busiest;
+    m.item_seconds += cost.lanes_overlap() ? cost.overlapped(wide_seconds, narrow_seconds) : wide_seconds;
+    m.wide_seconds += wide_seconds;
+    m.narrow_seconds += narrow_seconds;
+  }
+  if (!cost.lanes_overlap()) {
+    m.wide_seconds = lane_seconds[wide_lane] * units_per_worker;
+    m.narrow_seconds = lane_seconds[narrow_lane] * units_per_worker;
+  }
+
+  m.partial_bytes = static_cast<std::int64_t>(2.0 * static_cast<double>(plan.num_partial_rows) * cost.partial_bytes() *
+                                              cost.num_heads());
+  const auto merges = static_cast<std::int64_t>(plan.merges.size()) * cost.num_heads();
+  m.merge_seconds = static_cast<double>(ceil_div<std::int64_t>(merges, cost.num_workers())) * cost.merge_seconds() +
+                    static_cast<double>(plan.num_partial_rows) * cost.partial_row_seconds() * units_per_worker;
+  const std::size_t steps = plan.phases.size() + (plan.merges.empty() ? 0 : 1);
+  m.fixed_seconds = cost.launch_seconds() + (steps > 1 ? static_cast<double>(steps - 1) * cost.phase_seconds() : 0.0);
+  m.seconds = m.fixed_seconds + m.item_seconds + m.merge_seconds;
+}
+
+}  // namespace trunkline::plan

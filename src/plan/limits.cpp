@@ -1,0 +1,37 @@
+#include <algorithm>
+#include <limits>
+
+#include "base/check.hpp"
+#include "trunkline/plan.hpp"
+
+namespace trunkline {
+
+PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& config, const DeviceSpec& device) {
+  capacity.validate();
+  config.validate();
+  device.validate();
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();  // what a plan's indices can name
+  const std::int64_t query_tokens = capacity.max_query_tokens;
+  const std::int64_t rows = query_tokens * config.group_size();
+  const std::int64_t requests = std::min<std::int64_t>(capacity.max_requests, query_tokens);  // that have rows
+  const std::int64_t tallest = std::max(device.wide.max_rows, device.narrow.max_rows);
+  const std::int64_t lowest = std::min(device.wide.max_rows > 0 ? device.wide.max_rows : tallest,
+                                       device.narrow.max_rows > 0 ? device.narrow.max_rows : tallest);
+
+  // `unshared` without splits: each request's rows in tiles, no partials, merges only for rows that see nothing.
+  const std::int64_t unshared_items = requests + rows / lowest;
+  const std::int64_t unshared_merges = requests + rows / max_merge_rows;
+  // Splits that give every worker four pieces of one list, twice for two lanes.
+  const std::int64_t pieces = 8 * ceil_div(device.num_workers, config.num_kv_heads);
+
+  PlanLimits limits;
+  limits.max_query_tokens = query_tokens;
+  limits.max_items = std::min(most, 2 * unshared_items + pieces);
+  limits.max_segments = limits.max_items;
+  limits.max_partial_rows = rows == 0 ? 0 : std::min(most, 4 * rows + pieces * std::min(tallest, rows));
+  limits.max_merges = std::min(most, 2 * unshared_merges);
+  limits.max_merge_sources = limits.max_partial_rows;  // a source holds at least one partial row of its own
+  return limits;
+}
+
+}  // namespace trunkline

@@ -1,0 +1,19 @@
+// Groups cut into row tiles, with what each costs.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "plan/scratch.hpp"
+
+namespace trunkline::plan {
+
+/// Cuts every group into tiles of its tile_height. A tile's tokens end where the last of its rows stops seeing them.
+void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
+               std::vector<Group>& groups, std::vector<Tile>& tiles);
+
+/// No plan of these tiles is modelled faster, however it is split and scheduled.
+double lower_bound(std::span<const Group> groups, std::span<const Tile> tiles, const CostModel& cost,
+                   std::vector<std::array<double, num_lanes>>& phase_seconds);
+
+}  // namespace trunkline::plan
