@@ -21,6 +21,10 @@ using reference::unit_roundoff;
 
 std::string at(const char* array, std::size_t index) { return std::string(array) + "[" + std::to_string(index) + "]"; }
 
+std::string interval(std::int64_t begin, std::int64_t end) {
+  return std::string("[").append(std::to_string(begin)).append(", ").append(std::to_string(end)).append(")");
+}
+
 void check_dtype(const char* argument, DType dtype) {
   if (dtype != DType::float32 && dtype != DType::float16 && dtype != DType::bfloat16) {
     throw Error(ErrorCode::unsupported, argument, "float32, float16 or bfloat16", to_string(dtype));
@@ -67,7 +71,7 @@ class Tables {
         invalid("tables",
                 "a row of request " + std::to_string(r) + " within its " + std::to_string(tables.entries.size()) +
                     " entries",
-                "[" + std::to_string(begin) + ", " + std::to_string(end) + ")");
+                interval(begin, end));
       }
       if (pages > end - begin) {
         invalid(at("seq_lens", r),
@@ -79,7 +83,7 @@ class Tables {
         const std::int32_t page = entry(r, j);
         if (page < 0 || page >= kv.num_pages) {
           invalid("tables: page " + std::to_string(j) + " of request " + std::to_string(r),
-                  "within [0, " + std::to_string(kv.num_pages) + ")", std::to_string(page));
+                  "within " + interval(0, kv.num_pages), std::to_string(page));
         }
       }
     }
@@ -271,11 +275,10 @@ std::vector<ReferenceRow> all_rows(std::size_t num_tokens, std::int64_t num_head
 void check_rows(std::span<const ReferenceRow> rows, std::size_t num_tokens, std::int64_t num_heads) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].token < 0 || static_cast<std::size_t>(rows[i].token) >= num_tokens) {
-      invalid(at("rows", i) + ".token", "within [0, " + std::to_string(num_tokens) + ")",
-              std::to_string(rows[i].token));
+      invalid(at("rows", i) + ".token", "within " + interval(0, num_tokens), std::to_string(rows[i].token));
     }
     if (rows[i].head < 0 || rows[i].head >= num_heads) {
-      invalid(at("rows", i) + ".head", "within [0, " + std::to_string(num_heads) + ")", std::to_string(rows[i].head));
+      invalid(at("rows", i) + ".head", "within " + interval(0, num_heads), std::to_string(rows[i].head));
     }
   }
 }

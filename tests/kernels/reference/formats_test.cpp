@@ -68,15 +68,14 @@ TEST(ReferenceFormats, RoundingToFloat32IsTheCompilers) {
 TEST(ReferenceFormats, StoreIsTheInverseOfLoad) {
   for (const DType dtype : {DType::float16, DType::bfloat16}) {
     for (std::uint32_t bits = 0; bits < 65536; ++bits) {
-      const auto before = static_cast<std::uint16_t>(bits);
-      std::uint16_t after = 0;
-      const float value = load(dtype, &before, 0);
+      std::uint16_t before[2] = {static_cast<std::uint16_t>(bits)}, after[2] = {};
+      const float value = load(dtype, before, 0);
       EXPECT_TRUE(std::isnan(value) || round_to(dtype, value) == value);
-      store(dtype, &after, 0, value);
+      store(dtype, after, 0, value);
       if (std::isnan(value)) {
-        EXPECT_TRUE(std::isnan(load(dtype, &after, 0)));
+        EXPECT_TRUE(std::isnan(load(dtype, after, 0)));
       } else {
-        EXPECT_EQ(after, before);
+        EXPECT_EQ(after[0], before[0]);
       }
     }
   }

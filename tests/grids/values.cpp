@@ -1,0 +1,82 @@
+#include "grids/values.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "kernels/reference/formats.hpp"
+
+namespace trunkline::grids {
+namespace {
+
+constexpr std::size_t source_length = 8192;  // elements; rows start anywhere within
+
+/// Of the whole pattern; V differs where the pattern says so.
+float draw(Pattern pattern, std::mt19937& random) {
+  std::normal_distribution<float> normal(0.0f, 1.0f);
+  switch (pattern) {
+    case Pattern::normal_tenth:
+      return 0.1f * normal(random);
+    case Pattern::small:
+      return 1e-3f * normal(random);
+    case Pattern::doubled:
+      return 2.0f * normal(random);
+    case Pattern::large:
+      return 10.0f * normal(random);
+    case Pattern::uniform:
+      return std::uniform_real_distribution<float>(-1.0f, 1.0f)(random);
+    case Pattern::positive:
+      return std::fabs(normal(random));
+    case Pattern::negative:
+      return -std::fabs(normal(random));
+    case Pattern::ones:
+      return 1.0f;
+    case Pattern::large_scores:
+      return 60.0f * normal(random);
+    default:
+      return normal(random);
+  }
+}
+
+std::vector<std::byte> draw_source(Pattern pattern, DType dtype, std::size_t length, std::mt19937& random) {
+  std::vector<std::byte> source(length * size_of(dtype));
+  for (std::size_t i = 0; i < length; ++i) {
+    const double value = reference::round_to(dtype, draw(pattern, random));
+    reference::store(dtype, source.data(), static_cast<std::int64_t>(i), static_cast<float>(value));
+  }
+  return source;
+}
+
+}  // namespace
+
+const char* to_string(Pattern pattern) {
+  constexpr const char* names[] = {"normal",   "normal_tenth", "small", "doubled",    "large",  "uniform",
+                                   "positive", "negative",     "ones",  "identity_v", "zero_v", "large_scores"};
+  return names[static_cast<std::size_t>(pattern)];
+}
+
+Values::Values(Pattern pattern, DType dtype, int head_dim, unsigned seed)
+    : pattern_(pattern), dtype_(dtype), head_dim_(static_cast<std::size_t>(head_dim)), state_(seed) {
+  std::mt19937 random(seed);
+  qk_ = draw_source(pattern, dtype, source_length + head_dim_, random);
+  v_ = draw_source(pattern == Pattern::large_scores ? Pattern::normal : pattern, dtype, source_length + head_dim_,
+                   random);
+}
+
+void Values::write(const std::vector<std::byte>& source, void* row) {
+  state_ = state_ * 6364136223846793005u + 1442695040888963407u;  // Knuth's MMIX generator; its high bits are good
+  const std::size_t first = (state_ >> 33) % source_length;
+  std::memcpy(row, source.data() + first * size_of(dtype_), head_dim_ * size_of(dtype_));
+}
+
+void Values::write_qk(void* row) { write(qk_, row); }
+
+void Values::write_v(void* row, std::int64_t token) {
+  if (pattern_ != Pattern::identity_v && pattern_ != Pattern::zero_v) return write(v_, row);
+  for (std::size_t i = 0; i < head_dim_; ++i) {
+    const bool one = pattern_ == Pattern::identity_v && static_cast<std::size_t>(token) % head_dim_ == i;
+    reference::store(dtype_, row, static_cast<std::int64_t>(i), one ? 1.0f : 0.0f);
+  }
+}
+
+}  // namespace trunkline::grids
