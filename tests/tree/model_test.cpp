@@ -139,7 +139,8 @@ class Player {
     if (engine_.requests.empty()) {
       return;
     }
-    const auto chosen = std::next(engine_.requests.begin(), static_cast<std::ptrdiff_t>(op.a % engine_.requests.size()));
+    const auto chosen =
+        std::next(engine_.requests.begin(), static_cast<std::ptrdiff_t>(op.a % engine_.requests.size()));
     const RequestId id = chosen->first;
     const auto length = static_cast<std::int32_t>(chosen->second.tokens.size());
     const std::int32_t done = chosen->second.committed;
