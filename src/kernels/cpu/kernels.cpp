@@ -13,8 +13,7 @@
 #define TRUNKLINE_X86_BASELINE HWY_SSE4
 #endif
 #undef HWY_DISABLED_TARGETS
-#define HWY_DISABLED_TARGETS \
-  (~(HWY_AVX3 | HWY_AVX2 | TRUNKLINE_X86_BASELINE | HWY_NEON | HWY_EMU128 | HWY_SCALAR))
+#define HWY_DISABLED_TARGETS (~(HWY_AVX3 | HWY_AVX2 | TRUNKLINE_X86_BASELINE | HWY_NEON | HWY_EMU128 | HWY_SCALAR))
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/kernels.cpp"
@@ -55,8 +54,10 @@ struct Candidate {
   Target target;
 };
 
-#define TRUNKLINE_TARGET(BIT, SPACE, NAME) \
-  Candidate { BIT, { NAME, SPACE::lanes, SPACE::attend, SPACE::merge, SPACE::compiled_for } }
+#define TRUNKLINE_TARGET(BIT, SPACE, NAME)                                        \
+  Candidate {                                                                     \
+    BIT, { NAME, SPACE::lanes, SPACE::attend, SPACE::merge, SPACE::compiled_for } \
+  }
 
 // Best first.
 constexpr Candidate candidates[] = {
@@ -107,8 +108,8 @@ std::span<const Target> targets() {
 std::size_t scratch_bytes(std::int32_t head_dim) {
   // The wide kernel's arrays, at the largest number of rows and of lanes (16); the narrow kernel's are fewer.
   const std::size_t padded_dim = (static_cast<std::size_t>(head_dim) + 15) / 16 * 16;
-  const std::size_t per_row = 2 * padded_dim + 2;                             // q^T, o^T, max, sum
-  const std::size_t tile = max_tile_tokens * (2 * padded_dim + 3 * 16);       // K, V, scores
+  const std::size_t per_row = 2 * padded_dim + 2;                               // q^T, o^T, max, sum
+  const std::size_t tile = max_tile_tokens * (2 * padded_dim + 3 * 16);         // K, V, scores
   const std::size_t floats = max_item_rows * per_row + tile + 16 * padded_dim;  // and rows on their way in or out
   constexpr std::size_t fixed = sizeof(Visibility) + 2 * sizeof(Tile) + 32 * max_item_rows;  // and the strips
   constexpr std::size_t rounding = 16 * 64;

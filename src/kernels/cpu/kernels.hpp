@@ -24,7 +24,8 @@ struct Target {
   void (*attend)(const AttentionParams& params, std::int32_t item, std::int32_t head, Scratch scratch);
   /// Merge `merge` for KV head `head`: partials to out and lse.
   void (*merge)(const AttentionParams& params, std::int32_t merge, std::int32_t head, Scratch scratch);
-  /// Highway's name ("AVX3") of the target that this entry's own code was compiled for: proof of what a forced one runs.
+  /// Highway's name ("AVX3") of the target that this entry's own code was compiled for: proof of what a forced one
+  /// runs.
   const char* (*compiled_for)();
 };
 

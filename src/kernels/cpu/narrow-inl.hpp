@@ -1,9 +1,9 @@
 // The few-row kernel (1 to 8 rows), bound by the bytes of K and V. Lanes run along head_dim. Included once per target.
 //
-// Tokens come in tiles. For a tile: all dot products, several tokens and rows at a time so that every K vector is loaded
-// once; their lanes are summed by one network per `sums_per_block` dots instead of one by one; the weights, elementwise;
-// then out += weight * V, every V vector loaded once. While a tile is computed the next one is prefetched, K during the
-// scores and V during the output, because pages lie anywhere and no hardware prefetcher can follow them.
+// Tokens come in tiles. For a tile: all dot products, several tokens and rows at a time so that every K vector is
+// loaded once; their lanes are summed by one network per `sums_per_block` dots instead of one by one; the weights,
+// elementwise; then out += weight * V, every V vector loaded once. While a tile is computed the next one is prefetched,
+// K during the scores and V during the output, because pages lie anywhere and no hardware prefetcher can follow them.
 #if defined(TRUNKLINE_KERNELS_CPU_NARROW_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TRUNKLINE_KERNELS_CPU_NARROW_INL
 #undef TRUNKLINE_KERNELS_CPU_NARROW_INL
@@ -23,7 +23,8 @@ inline void prefetch_row(const std::byte* row, std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
 }
 
-/// One item for one KV head; `Rows` is the number of rows rounded up to 1, 2, 4 or 8 (rows behind the item's are zeros).
+/// One item for one KV head; `Rows` is the number of rows rounded up to 1, 2, 4 or 8 (rows behind the item's are
+/// zeros).
 template <class Element, int Rows>
 class NarrowItem {
   // Dots of a block: as many as fill registers as accumulators. Dot (row, token) of a block is number
@@ -178,15 +179,14 @@ class NarrowItem {
       for (int t = 1; t < block_tokens; ++t) greatest = HWY_MAX(greatest, row[t]);
       for (int t = 0; t < block_tokens; ++t) row[t] = greatest;
     }
-    const Vec factor = hn::Set(f32, scale_.factor2);
     for (int i = 0; i < sums_per_block; i += lanes) {
       const Vec greatest = load(tile_max + i);
       // As long as a row has seen nothing its maximum is -inf, and -inf - -inf is NaN.
       const Vec base = hn::IfThenElse(hn::Gt(greatest, hn::Set(f32, minus_infinity)), greatest, hn::Zero(f32));
-      const Vec correction = exp2_nonpositive(hn::Mul(hn::Sub(load(max_ + i), base), factor));
+      const Vec correction = weight_of(hn::Sub(load(max_ + i), base), scale_);
       Vec sum = hn::Zero(f32);
       for (int b = i; b < count; b += sums_per_block) {
-        const Vec weight = exp2_nonpositive(hn::Mul(hn::Sub(load(scores_ + b), base), factor));
+        const Vec weight = weight_of(hn::Sub(load(scores_ + b), base), scale_);
         store(weight, scores_ + b);
         sum = hn::Add(sum, weight);
       }
@@ -236,7 +236,8 @@ class NarrowItem {
     for (int r = 0; r < Rows; ++r) {
       const Vec correction = hn::Set(F32(), correction_[r * block_tokens]);
       float* out = out_ + r * stride_ + first * lanes;
-      for (int j = 0; j < Vectors; ++j) store(hn::MulAdd(load(out + j * lanes), correction, acc[r][j]), out + j * lanes);
+      for (int j = 0; j < Vectors; ++j)
+        store(hn::MulAdd(load(out + j * lanes), correction, acc[r][j]), out + j * lanes);
     }
   }
 
@@ -262,9 +263,9 @@ class NarrowItem {
 
   Visibility* visibility_;
   Tile *tile_, *next_;
-  float* scores_;  // [tokens / block_tokens][Rows][block_tokens]
-  float* q_;       // [Rows][stride_]
-  float* out_;     // [Rows][stride_], relative to max_
+  float* scores_;    // [tokens / block_tokens][Rows][block_tokens]
+  float* q_;         // [Rows][stride_]
+  float* out_;       // [Rows][stride_], relative to max_
   Element* padded_;  // [max_tile_tokens][K, V][lanes]
   alignas(64) float max_[sums_per_block];
   alignas(64) float sum_[sums_per_block];
@@ -272,8 +273,7 @@ class NarrowItem {
 };
 
 template <class Element>
-void attend_narrow_as(const AttentionParams& params, const WorkItem& item, std::int32_t head,
-                               Scratch scratch) {
+void attend_narrow_as(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
   if (item.num_rows == 1) return NarrowItem<Element, 1>(params, item, head, scratch).run();
   if (item.num_rows == 2) return NarrowItem<Element, 2>(params, item, head, scratch).run();
   if (item.num_rows <= 4) return NarrowItem<Element, 4>(params, item, head, scratch).run();

@@ -14,8 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace trunkline::kernels::cpu::HWY_NAMESPACE {
 
 /// q of row `row`, times `factor`, to f32: head_dim values, zeros up to the next multiple of `lanes`.
-inline void read_query(const AttentionParams& params, std::int32_t row, std::int32_t head, float factor,
-                                float* to) {
+inline void read_query(const AttentionParams& params, std::int32_t row, std::int32_t head, float factor, float* to) {
   const std::int64_t offset = RowPlace(params, row, head).offset(params.q);
   visit_element(params.q_element, [&](const auto* type) HWY_ATTR {
     load_row(static_cast<decltype(type)>(params.q.data) + offset, params.head_dim, to);
@@ -34,7 +33,7 @@ inline void write_out(const AttentionParams& params, std::int32_t row, std::int3
 
 /// The normalised result of row `r` of an item, to its partial or to the caller.
 inline void write_row(const AttentionParams& params, const WorkItem& item, std::int32_t r, std::int32_t head,
-                               const float* from) {
+                      const float* from) {
   if (item.partial_begin >= 0) {
     const std::int64_t partial = std::int64_t{item.partial_begin + r} * params.num_kv_heads + head;
     store_row(from, params.head_dim, params.partial_out + partial * params.head_dim);

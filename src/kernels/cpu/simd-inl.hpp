@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "kernels/cpu/elements.hpp"
+#include "kernels/cpu/softmax.hpp"
 
 // Before a loop over an array of vectors: unrolled completely, the array stays in registers.
 #undef TRUNKLINE_UNROLL
@@ -137,17 +138,18 @@ HWY_INLINE void store_row(const float* from, int n, Element* to) {
 
 // ---- Arithmetic ----
 
-/// 2^x for x <= 0, NaN apart; 0 below -126. Relative error under 1 ulp: with x = n + f, n integer, |f| <= 1/2, the
-/// polynomial is 2^f's minimax of degree 6 with constant term 1 (relative error 2.0e-9; 0.94 ulp evaluated in f32), so
-/// that 2^0 is exactly 1.
-HWY_INLINE Vec exp2_nonpositive(Vec x) {
+/// The weight exp2(distance * factor) of a score that lies `distance` <= 0 above the maximum; 0 below 2^-126, -inf
+/// included. With distance * factor = n + f, n integer, |f| <= 1/2, f comes out of one fused operation and has no error
+/// but its own rounding; what `factor2` lacks is added from `factor2_low`. The polynomial is 2^f's minimax of degree 6
+/// with constant term 1 (relative error 2.0e-9; 0.94 ulp evaluated in f32), so that 2^0 is exactly 1.
+HWY_INLINE Vec weight_of(Vec distance, const Scale& scale) {
   const F32 f32;
-  const Vec low = hn::Set(f32, -126.0f);
-  const Vec clamped = hn::Max(x, low);
+  const Vec factor = hn::Set(f32, scale.factor2);
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const Vec magic = hn::Set(f32, 12582912.0f);
-  const Vec shifted = hn::Add(clamped, magic);
-  const Vec f = hn::Sub(clamped, hn::Sub(shifted, magic));
+  const Vec shifted = hn::MulAdd(distance, factor, magic);
+  const Vec n = hn::Sub(shifted, magic);
+  const Vec f = hn::MulAdd(distance, hn::Set(f32, scale.factor2_low), hn::MulSub(distance, factor, n));
   Vec p = hn::Set(f32, 0x1.41fbbcp-13f);
   p = hn::MulAdd(p, f, hn::Set(f32, 0x1.5f3e54p-10f));
   p = hn::MulAdd(p, f, hn::Set(f32, 0x1.3b2d4cp-7f));
@@ -156,13 +158,14 @@ HWY_INLINE Vec exp2_nonpositive(Vec x) {
   p = hn::MulAdd(p, f, hn::Set(f32, 0x1.62e430p-1f));
   p = hn::MulAdd(p, f, hn::Set(f32, 1.0f));
   const VecU32 exponent = hn::ShiftLeft<23>(hn::BitCast(U32(), shifted));
-  const Vec scaled = hn::BitCast(f32, hn::Add(hn::BitCast(U32(), p), exponent));
-  return hn::IfThenElseZero(hn::Ge(x, low), scaled);
+  const Vec weight = hn::BitCast(f32, hn::Add(hn::BitCast(U32(), p), exponent));
+  return hn::IfThenElseZero(hn::Ge(n, hn::Set(f32, -126.0f)), weight);
 }
 
 // ---- Permutation networks ----
 
-/// Lane i is the sum of the lanes of v[i]: log2(lanes) rounds of adding neighbours, which leave half as many vectors each.
+/// Lane i is the sum of the lanes of v[i]: log2(lanes) rounds of adding neighbours, which leave half as many vectors
+/// each.
 HWY_INLINE Vec sums(Vec (&v)[lanes]) {
 #if HWY_TARGET != HWY_SCALAR
   const F32 f32;

@@ -15,14 +15,21 @@ inline constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 /// is exp2((s - m) * factor2). The subtraction comes first, so that the factor's rounding touches the distance to the
 /// maximum alone. That needs a positive factor: a negative scale turns q's sign round, and a scale of 0 its magnitude.
 struct Scale {
-  float q_factor;  // 1, -1 or 0
-  float factor;    // positive, natural base
-  float factor2;   // the same for base 2
+  float q_factor;     // 1, -1 or 0
+  float factor;       // positive, natural base
+  float factor2;      // the same for base 2,
+  float factor2_low;  // and what it lacks
 
   explicit Scale(float scale)
-      : q_factor(scale > 0 ? 1.0f : scale < 0 ? -1.0f : 0.0f),
+      : q_factor(scale > 0   ? 1.0f
+                 : scale < 0 ? -1.0f
+                             : 0.0f),
         factor(scale == 0 ? 1.0f : std::fabs(scale)),
-        factor2(static_cast<float>(factor * 1.4426950408889634)) {}
+        factor2(static_cast<float>(factor * log2_e)),
+        factor2_low(static_cast<float>(factor * log2_e - factor2)) {}
+
+ private:
+  static constexpr double log2_e = 1.4426950408889634;
 };
 
 /// From the greatest unscaled score and the sum of the weights relative to it; no token: sum = 0.

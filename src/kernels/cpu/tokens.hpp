@@ -1,5 +1,5 @@
-// The tokens of one work item as a stream of tiles: where the K and V of each token lie, across pages, segments and what
-// no row sees. And the rows: where their q lies and which positions they see. No SIMD here.
+// The tokens of one work item as a stream of tiles: where the K and V of each token lie, across pages, segments and
+// what no row sees. And the rows: where their q lies and which positions they see. No SIMD here.
 #pragma once
 
 #include <algorithm>
@@ -113,7 +113,8 @@ class TokenStream {
       const std::int32_t slot = token_ % params_.page_size;
       const int count = std::min({capacity - n, run_end_ - token_, params_.page_size - slot});
       const std::int64_t page = params_.table[segment_->table_row * params_.table_stride + token_ / params_.page_size];
-      const std::int64_t k_step = params_.k.token_stride * element_bytes_, v_step = params_.v.token_stride * element_bytes_;
+      const std::int64_t k_step = params_.k.token_stride * element_bytes_,
+                         v_step = params_.v.token_stride * element_bytes_;
       const std::byte* k = k_head_ + page * params_.k.page_stride * element_bytes_ + slot * k_step;
       const std::byte* v = v_head_ + page * params_.v.page_stride * element_bytes_ + slot * v_step;
       for (int i = 0; i < count; ++i) {

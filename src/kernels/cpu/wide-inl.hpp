@@ -1,8 +1,8 @@
 // The many-row kernel (9 to 256 rows), bound by arithmetic. Lanes run along rows, so that maxima, exponentials and sums
 // are elementwise and nothing of K is transposed. Included once per target.
 //
-// Rows are cut into strips of one to three vectors. q is packed once as q^T [strip][head_dim][strip rows]. For a tile of
-// tokens and a strip:
+// Rows are cut into strips of one to three vectors. q is packed once as q^T [strip][head_dim][strip rows]. For a tile
+// of tokens and a strip:
 //     s^T [tokens][rows]   = K [tokens][head_dim] * q^T
 //     w^T                  = exp2((s^T - max) * factor), in place
 //     o^T [head_dim][rows] = o^T * correction + V^T * w^T
@@ -227,7 +227,6 @@ class WideItem {
   template <int Vectors>
   void weights(const Strip& strip) {
     const F32 f32;
-    const Vec factor = hn::Set(f32, scale_.factor2);
     const int num_tokens = tile_->num_tokens;
     for (int n = 0; n < Vectors; ++n) {
       float* scores = scores_ + n * lanes;
@@ -238,11 +237,11 @@ class WideItem {
       for (int t = 0; t < num_tokens; ++t) greatest = hn::Max(greatest, load(scores + t * Vectors * lanes));
       // As long as a row has seen nothing its maximum is -inf, and -inf - -inf is NaN.
       const Vec base = hn::IfThenElse(hn::Gt(greatest, hn::Set(f32, minus_infinity)), greatest, hn::Zero(f32));
-      const Vec correction = exp2_nonpositive(hn::Mul(hn::Sub(old, base), factor));
+      const Vec correction = weight_of(hn::Sub(old, base), scale_);
       Vec sum = hn::Zero(f32);
       for (int t = 0; t < num_tokens; ++t) {
         float* s = scores + t * Vectors * lanes;
-        const Vec weight = exp2_nonpositive(hn::Mul(hn::Sub(load(s), base), factor));
+        const Vec weight = weight_of(hn::Sub(load(s), base), scale_);
         store(weight, s);
         sum = hn::Add(sum, weight);
       }
