@@ -44,7 +44,7 @@ class DeltaCheck {
 
   /// The named request, which must not have left. Callers name requests mostly in their own order: the one after the
   /// last found is tried first.
-  Touched& touch(RequestId id, const char* list, std::size_t i, const char* name) {
+  Touched& touch(RequestId id, const char* list, std::size_t i, const char* name = "") {
     const auto& ids = state_.request_ids;
     std::int32_t row = none;
     if (next_ < ids.size() && ids[next_] == id) {
@@ -57,7 +57,7 @@ class DeltaCheck {
       }
     }
     if (row == none || leaves(row)) [[unlikely]] {
-      refuse(field(list, i, name), "the id of a request in the forest", std::to_string(id));
+      refuse(element(list, i) + name, "the id of a request in the forest", std::to_string(id));
     }
     std::int32_t& place = scratch_.touched_of_row[row];
     if (place == none) {
@@ -76,7 +76,7 @@ class DeltaCheck {
   void check_leave(const Deltas& deltas) {
     next_ = 0;
     for (std::size_t i = 0; i < deltas.leave.size(); ++i) {
-      Touched& request = touch(deltas.leave[i], "deltas.leave", i, "request");
+      Touched& request = touch(deltas.leave[i], "deltas.leave", i);
       request.leaves = true;
       scratch_.leave_rows.push_back(request.row);
     }
@@ -87,7 +87,7 @@ class DeltaCheck {
     next_ = 0;
     for (std::size_t i = 0; i < deltas.replace.size(); ++i) {
       const Deltas::Replacement& replace = deltas.replace[i];
-      Touched& request = touch(replace.request, list, i, "request");
+      Touched& request = touch(replace.request, list, i, ".request");
       const auto num_entries = static_cast<std::int64_t>(state_.table.pages(request.row).size());
       const std::int64_t end = replace.first_page + static_cast<std::int64_t>(replace.pages.size());
       if (replace.first_page < 0 || end > num_entries) {
@@ -108,7 +108,7 @@ class DeltaCheck {
     next_ = 0;
     for (std::size_t i = 0; i < deltas.grow.size(); ++i) {
       const Deltas::Growth& grow = deltas.grow[i];
-      Touched& request = touch(grow.request, list, i, "request");
+      Touched& request = touch(grow.request, list, i, ".request");
       if (grow.num_tokens < 0 || grow.num_tokens > longest - request.seq_len) {
         refuse(field(list, i, "num_tokens"), "0 to " + std::to_string(longest - request.seq_len),
                std::to_string(grow.num_tokens));
@@ -129,7 +129,7 @@ class DeltaCheck {
     constexpr const char* list = "deltas.qo_lens";
     next_ = 0;
     for (std::size_t i = 0; i < deltas.qo_lens.size(); ++i) {
-      Touched& request = touch(deltas.qo_lens[i].request, list, i, "request");
+      Touched& request = touch(deltas.qo_lens[i].request, list, i, ".request");
       request.qo_len = deltas.qo_lens[i].qo_len;
       check_qo_len(request.qo_len, request.seq_len, i, list);
     }
