@@ -16,17 +16,14 @@ constexpr double slack = 1e-9;
 
 }  // namespace
 
-void Balance::make(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule, bool merges_anyway,
-                   std::span<Tile> tiles, Share& share) {
+void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile> tiles, Share& share) {
   cost_ = &cost;
-  granule_ = split_granule;
-  merges_anyway_ = merges_anyway;
+  setting_ = setting;
   tiles_ = tiles;
   auto before = [&](std::int32_t a, std::int32_t b) {
     const Tile &x = tiles[a], &y = tiles[b];
     if (x.lane != y.lane) return x.lane < y.lane;
-    const double cost_x = x.unit_seconds(1), cost_y = y.unit_seconds(1);
-    return cost_x != cost_y ? cost_x > cost_y : a < b;
+    return x.uncut_seconds != y.uncut_seconds ? x.uncut_seconds > y.uncut_seconds : a < b;
   };
   if (!std::is_sorted(share.tiles.begin(), share.tiles.end(), before)) {
     std::sort(share.tiles.begin(), share.tiles.end(), before);
@@ -34,19 +31,19 @@ void Balance::make(const CostModel& cost, const SplitOptions& options, std::int3
   list_ = share.tiles;
   double sum = 0, longest = 0;
   for (const std::int32_t t : list_) {
-    sum += tiles[t].unit_seconds(1);
-    longest = std::max(longest, tiles[t].unit_seconds(1));
+    sum += tiles[t].uncut_seconds;
+    longest = std::max(longest, tiles[t].uncut_seconds);
   }
   uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
   attempt(uncut, false);
-  if (options.allowed) {
-    if (options.fill_up) attempt(uncut, true);
+  if (setting.options.allowed) {
+    if (setting.options.fill_up && best_.num_long < list_.size()) attempt(uncut, true);
     if (longest > uncut_mean_ / most_rounds) try_caps(longest);
   }
 
-  for (std::size_t i = 0; i < list_.size(); ++i) tiles_[list_[i]].num_pieces = best_.pieces[i];
+  for (std::size_t i = 0; i < list_.size(); ++i) tiles[list_[i]].num_pieces = best_.pieces[i];
   share.num_long = best_.num_long;
   std::swap(share.begin, best_.begin);
   std::swap(share.worker_seconds, best_.load);
@@ -76,39 +73,50 @@ void Balance::try_caps(double longest) {
 
 void Balance::attempt(double longest, bool fill_up) {
   cut(longest);
+  const double least = std::max(seconds_from(0) / cost_->num_workers(), longest_unit());
+  if (cost_->together(least, setting_.other_seconds) + merging() >= best_.score) return;
   deal_long();
-  if (trial_.num_long == list_.size() && fill_up && longest == uncut) return;  // nothing to fill up: as without
   if (fill_up) refine_rest();
   deal_short();
   trial_.busiest = *std::max_element(trial_.load.begin(), trial_.load.end());
-  trial_.score = trial_.busiest + merging();
+  trial_.score = cost_->together(trial_.busiest, setting_.other_seconds) + merging();
   if (trial_.score < best_.score) std::swap(trial_, best_);
 }
 
+double Balance::longest_unit() const {
+  return *std::max_element(trial_.unit_seconds.begin(), trial_.unit_seconds.end());
+}
+
+template <class Rounding>
+void Balance::cut_tile(std::size_t i, double seconds, Rounding rounding) {
+  const Tile& t = tile(i);
+  const double room = seconds - t.fixed_seconds - t.partial_seconds;
+  const double most = std::max(1, t.num_tokens() / setting_.split_granule);
+  const double wanted = room > 0 ? std::min(most, rounding(t.run_seconds / room)) : most;
+  trial_.pieces[i] = std::max(1, static_cast<std::int32_t>(wanted));
+  trial_.unit_seconds[i] = t.unit_seconds(trial_.pieces[i]);
+}
+
 void Balance::cut(double longest) {
-  trial_.pieces.resize(list_.size());
+  trial_.pieces.assign(list_.size(), 1);
+  trial_.unit_seconds.resize(list_.size());
   for (std::size_t i = 0; i < list_.size(); ++i) {
-    const Tile& t = tile(i);
-    std::int32_t pieces = 1;
-    if (t.unit_seconds(1) > longest) {
-      const double room = longest - t.fixed_seconds - t.partial_seconds;
-      const double wanted = room > 0 ? std::ceil(t.num_tokens() * t.token_seconds / room) : uncut;
-      pieces = static_cast<std::int32_t>(std::min<double>(wanted, most_pieces(t)));
-    }
-    trial_.pieces[i] = std::max(1, pieces);
+    trial_.unit_seconds[i] = tile(i).uncut_seconds;
+    if (trial_.unit_seconds[i] > longest) cut_tile(i, longest, [](double x) { return std::ceil(x); });
   }
+}
+
+double Balance::seconds_from(std::size_t first) const {
+  double seconds = 0;
+  for (std::size_t i = first; i < list_.size(); ++i) seconds += trial_.unit_seconds[i] * trial_.pieces[i];
+  return seconds * cost_->num_heads();
 }
 
 // One worker after the other takes units while they fit under the capacity: the mean, or one unit if that is longer.
 // The first tile that does not fit as a whole, and all after it, are left for the short band.
 void Balance::deal_long() {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
-  double sum = 0, longest = 0;
-  for (std::size_t i = 0; i < list_.size(); ++i) {
-    sum += unit_seconds(i) * static_cast<double>(units(i));
-    longest = std::max(longest, unit_seconds(i));
-  }
-  const double capacity = std::max(sum / cost_->num_workers(), longest) * (1 + slack);
+  const double capacity = std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + slack);
 
   std::vector<std::int32_t>& begin = trial_.begin[0];
   begin.assign(num_workers + 1, 0);
@@ -116,11 +124,11 @@ void Balance::deal_long() {
   std::size_t worker = 0, i = 0;
   std::int64_t dealt = 0;
   for (; i < list_.size(); ++i) {
-    const double seconds = unit_seconds(i);
+    const double seconds = trial_.unit_seconds[i], per_second = 1 / seconds;
     std::int64_t left = units(i);
     const std::int64_t tile_begin = dealt;
     while (left > 0 && worker < num_workers) {
-      const auto fits = static_cast<std::int64_t>((capacity - trial_.load[worker]) / seconds);
+      const auto fits = static_cast<std::int64_t>((capacity - trial_.load[worker]) * per_second);
       const std::int64_t taken = std::clamp<std::int64_t>(fits, 0, left);
       trial_.load[worker] += static_cast<double>(taken) * seconds;
       dealt += taken;
@@ -151,32 +159,28 @@ void Balance::deal_long() {
 // time once per grain. With `rest` seconds per worker and `fixed` per piece, grain / 2 + rest / grain * fixed is least
 // at sqrt(2 * rest * fixed).
 void Balance::refine_rest() {
-  double rest = 0, fixed = 0;
+  double fixed = 0;
   for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
-    rest += unit_seconds(i) * static_cast<double>(units(i));
     fixed = std::max(fixed, tile(i).fixed_seconds + tile(i).partial_seconds);
   }
-  const double grain = std::max(2 * fixed, std::sqrt(2 * rest / cost_->num_workers() * fixed));
+  const double rest = seconds_from(trial_.num_long) / cost_->num_workers();
+  const double grain = std::max(2 * fixed, std::sqrt(2 * rest * fixed));
   for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
-    const Tile& t = tile(i);
-    const double room = grain - t.fixed_seconds - t.partial_seconds;
-    const double wanted = room > 0 ? std::round(t.num_tokens() * t.token_seconds / room) : most_pieces(t);
-    const auto pieces = static_cast<std::int32_t>(std::min<double>(wanted, most_pieces(t)));
-    trial_.pieces[i] = std::max(trial_.pieces[i], pieces);
+    if (trial_.unit_seconds[i] > grain) cut_tile(i, grain, [](double x) { return std::round(x); });
   }
 }
 
 // Deals the rest so that every worker comes up to the level at which all of it is used.
 void Balance::deal_short() {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
-  double rest = 0;
-  for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
-    rest += unit_seconds(i) * static_cast<double>(units(i));
-  }
+  std::vector<std::int32_t>& begin = trial_.begin[1];
+  begin.assign(num_workers + 1, 0);
+  if (trial_.num_long == list_.size()) return;
+  const double rest = seconds_from(trial_.num_long);
   double level = 0;
   for (const double load : trial_.load) level += load;
   level = (level + rest) / static_cast<double>(num_workers);
-  // Workers above the level take nothing, so the others must come up further; their number only falls.
+  // Workers above the level take nothing, which leaves less for the others: the level falls until no more drop out.
   for (std::size_t below = num_workers;;) {
     double room = 0;
     std::size_t taking = 0;
@@ -189,24 +193,25 @@ void Balance::deal_short() {
     below = taking;
   }
 
-  std::vector<std::int32_t>& begin = trial_.begin[1];
-  begin.assign(num_workers + 1, 0);
   std::size_t i = trial_.num_long;
-  std::int64_t left = i < list_.size() ? units(i) : 0, dealt = 0;
+  double seconds = trial_.unit_seconds[i], per_second = 1 / seconds;
+  std::int64_t left = units(i), dealt = 0;
   double due = 0, given = 0;
   for (std::size_t w = 0; w < num_workers; ++w) {
     begin[w] = static_cast<std::int32_t>(dealt);
     due += std::max(0.0, level - trial_.load[w]);
     while (i < list_.size()) {
-      const double seconds = unit_seconds(i);
-      const auto wanted = w + 1 == num_workers ? left : static_cast<std::int64_t>((due - given) / seconds + 0.5);
+      const auto wanted = w + 1 == num_workers ? left : static_cast<std::int64_t>((due - given) * per_second + 0.5);
       const std::int64_t taken = std::clamp<std::int64_t>(wanted, 0, left);
       trial_.load[w] += static_cast<double>(taken) * seconds;
       given += static_cast<double>(taken) * seconds;
       dealt += taken;
       left -= taken;
       if (left > 0) break;
-      if (++i < list_.size()) left = units(i);
+      if (++i == list_.size()) break;
+      left = units(i);
+      seconds = trial_.unit_seconds[i];
+      per_second = 1 / seconds;
     }
   }
   begin[num_workers] = static_cast<std::int32_t>(dealt);
@@ -226,7 +231,8 @@ double Balance::merging() const {
   if (rows == 0 && sources == 0) return 0;
   const double units_per_worker = static_cast<double>(cost_->num_heads()) / cost_->num_workers();
   return std::ceil(rows / max_merge_rows * units_per_worker) * cost_->merge_seconds() +
-         sources * cost_->partial_row_seconds() * units_per_worker + (merges_anyway_ ? 0 : cost_->phase_seconds());
+         sources * cost_->partial_row_seconds() * units_per_worker +
+         (setting_.merges_anyway ? 0 : cost_->phase_seconds());
 }
 
 }  // namespace trunkline::plan

@@ -25,16 +25,22 @@ struct Share {
 /// split must earn its partial, its merge and its fixed time.
 class Balance {
  public:
+  struct Setting {
+    SplitOptions options;
+    std::int32_t split_granule = 1;  // tokens
+    bool merges_anyway = false;      // the plan has merges whatever is decided here
+    double other_seconds = 0;        // of the other lane, where lanes overlap
+  };
   /// `share.tiles` comes in any order. Sets num_pieces of the tiles.
-  void make(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule, bool merges_anyway,
-            std::span<Tile> tiles, Share& share);
+  void make(const CostModel& cost, const Setting& setting, std::span<Tile> tiles, Share& share);
 
  private:
   struct Trial {
-    double score = 0;  // busiest worker, and what the splits add to the merging
+    double score = 0;  // the phase, and what the splits add to the merging
     double busiest = 0;
     std::size_t num_long = 0;
     std::vector<std::int32_t> pieces;  // per tile of the list
+    std::vector<double> unit_seconds;  // per tile of the list
     std::array<std::vector<std::int32_t>, 2> begin;
     std::vector<double> load;
   };
@@ -47,14 +53,17 @@ class Balance {
   void deal_short();
   double merging() const;
 
-  double unit_seconds(std::size_t i) const { return tile(i).unit_seconds(trial_.pieces[i]); }
-  std::int64_t units(std::size_t i) const { return std::int64_t{trial_.pieces[i]} * cost_->num_heads(); }
-  std::int32_t most_pieces(const Tile& tile) const { return std::max(1, tile.num_tokens() / granule_); }
   const Tile& tile(std::size_t i) const { return tiles_[list_[i]]; }
+  std::int64_t units(std::size_t i) const { return std::int64_t{trial_.pieces[i]} * cost_->num_heads(); }
+  /// Seconds of all units of tiles [first, end of list).
+  double seconds_from(std::size_t first) const;
+  double longest_unit() const;
+  /// Cuts tile i so that its pieces take `seconds` each, rounded by `rounding`.
+  template <class Rounding>
+  void cut_tile(std::size_t i, double seconds, Rounding rounding);
 
   const CostModel* cost_ = nullptr;
-  std::int32_t granule_ = 1;
-  bool merges_anyway_ = false;
+  Setting setting_;
   std::span<Tile> tiles_;
   std::span<const std::int32_t> list_;
   double uncut_mean_ = 0;  // seconds of a worker if nothing is split and all is even

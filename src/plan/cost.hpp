@@ -67,23 +67,27 @@ class CostModel {
   double merge_seconds() const { return merge_seconds_; }
   double phase_seconds() const { return phase_seconds_; }
   double launch_seconds() const { return launch_seconds_; }
-  double read_seconds(double bytes) const { return bytes / read_bandwidth_; }
+  /// All workers reading so many tokens, every KV head.
+  double read_seconds(double kv_tokens) const { return kv_tokens * kv_bytes_ * num_heads_ / read_bandwidth_; }
   /// To write, or to read back, one row of a partial.
   double partial_row_seconds() const { return partial_row_seconds_; }
 
   /// The lane that serves items of so many rows: few rows go to the narrow one, if there is one.
   int lane_of(std::int32_t rows) const {
     if (!has(wide_lane)) return narrow_lane;
-    return rows <= spec_[narrow_lane].max_rows ? narrow_lane : wide_lane;
+    return is_narrow(rows) ? narrow_lane : wide_lane;
   }
   double item_seconds(int lane) const { return spec_[lane].item_seconds; }
   double token_seconds(int lane, std::int32_t rows) const {
     return std::max(read_token_seconds_, round_up(rows, spec_[lane].row_granule) * row_token_seconds_[lane]);
   }
 
+  /// Few enough rows for one item of the narrow lane.
+  bool is_narrow(std::int32_t rows) const { return rows <= spec_[narrow_lane].max_rows; }
+
   /// The cheaper of many-row tiles and of few-row tiles for items over `tokens` tokens.
   Tiling tile(std::int32_t rows, double tokens, const Price& price) const {
-    if (rows <= spec_[narrow_lane].max_rows || !has(narrow_lane)) return tiled(lane_of(rows), rows, price);
+    if (is_narrow(rows) || !has(narrow_lane)) return tiled(lane_of(rows), rows, price);
     const Tiling narrow = tiled(narrow_lane, rows, price);
     if (!has(wide_lane)) return narrow;
     const Tiling wide = tiled(wide_lane, rows, price);
@@ -91,8 +95,9 @@ class CostModel {
     return cost(narrow) < cost(wide) ? narrow : wide;
   }
 
-  /// The lanes of a phase put together, given the busiest worker of each.
-  double overlapped(double wide, double narrow) const {
+  /// The lanes of a phase put together, given each alone.
+  double together(double wide, double narrow) const {
+    if (!lanes_overlap_) return wide + narrow;
     return std::max(wide, narrow) + overlap_penalty_ * std::min(wide, narrow);
   }
 
@@ -123,6 +128,28 @@ class CostModel {
   std::array<double, num_lanes> row_token_seconds_{};
   double kv_bytes_, read_bandwidth_, read_token_seconds_, operations_;
   double partial_bytes_, partial_row_seconds_, merge_seconds_, phase_seconds_, launch_seconds_;
+};
+
+/// Tilings at one price. Most requests of a batch have the same number of rows, and few rows make one tile however many
+/// tokens there are.
+class TilingMemo {
+ public:
+  TilingMemo() = default;
+  TilingMemo(const CostModel& cost, const Price& price) : cost_(&cost), price_(price) {}
+
+  const Tiling& of(std::int32_t rows, double tokens) {
+    if (rows != rows_ || !cost_->is_narrow(rows)) {
+      rows_ = rows;
+      tiling_ = cost_->tile(rows, tokens, price_);
+    }
+    return tiling_;
+  }
+
+ private:
+  const CostModel* cost_ = nullptr;
+  Price price_;
+  std::int32_t rows_ = -1;
+  Tiling tiling_;
 };
 
 }  // namespace trunkline::plan

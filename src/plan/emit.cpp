@@ -63,19 +63,42 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
                         std::span<const Group> groups, std::span<Tile> tiles) {
   for (Share& share : shares_) share.tiles.clear();
   num_phases_ = 0;
+  phase_tokens_.clear();
   bool merged = false;
   for (std::size_t t = 0; t < tiles.size(); ++t) {
     const Tile& tile = tiles[t];
     if (tile.num_pieces == 0) continue;
     merged |= tile.merged;
     const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
-    num_phases_ = std::max(num_phases_, phase + 1);
-    if (shares_.size() < num_phases_ * num_lanes) shares_.resize(num_phases_ * num_lanes);
+    if (phase >= num_phases_) {
+      num_phases_ = phase + 1;
+      phase_tokens_.resize(num_phases_, 0);
+      if (shares_.size() < num_phases_ * num_lanes) shares_.resize(num_phases_ * num_lanes);
+    }
+    phase_tokens_[phase] += tile.num_tokens();
     const int list = cost.lanes_overlap() ? tile.lane : 0;
     shares_[phase * num_lanes + list].tiles.push_back(static_cast<std::int32_t>(t));
   }
-  for (std::size_t s = 0; s < num_phases_ * num_lanes; ++s) {
-    if (!shares_[s].tiles.empty()) balance_.make(cost, options, split_granule, merged, tiles, shares_[s]);
+  auto mean_seconds = [&](const Share& share) {
+    double seconds = 0;
+    for (const std::int32_t t : share.tiles) seconds += tiles[t].uncut_seconds;
+    return seconds * cost.num_heads() / cost.num_workers();
+  };
+  for (std::size_t phase = 0; phase < num_phases_; ++phase) {
+    // The longer lane first; the shorter one then knows what it may hide under.
+    Share* longer = &shares_[phase * num_lanes];
+    Share* shorter = longer + 1;
+    double other_seconds = mean_seconds(*shorter);
+    if (const double seconds = mean_seconds(*longer); seconds < other_seconds) {
+      std::swap(longer, shorter);
+      other_seconds = seconds;
+    }
+    for (Share* share : {longer, shorter}) {
+      share->busiest = 0;
+      if (share->tiles.empty()) continue;
+      balance_.make(cost, {options, split_granule, merged, other_seconds}, tiles, *share);
+      other_seconds = share->busiest;
+    }
   }
 }
 
@@ -257,17 +280,15 @@ void Emitter::model(const CostModel& cost, std::span<const Tile> tiles, Plan& pl
   }
   m.kv_bytes = static_cast<std::int64_t>(kv_tokens * cost.kv_bytes() * cost.num_heads());
   m.operations = row_tokens * cost.operations() * cost.num_heads();
-  m.read_seconds = cost.read_seconds(kv_tokens * cost.kv_bytes() * cost.num_heads());
+  m.read_seconds = cost.read_seconds(kv_tokens);
 
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {
     const Share& wide = shares_[phase * num_lanes + wide_lane];
     const Share& narrow = shares_[phase * num_lanes + narrow_lane];
-    const double wide_seconds = wide.tiles.empty() ? 0 : wide.busiest;
-    const double narrow_seconds = narrow.tiles.empty() ? 0 : narrow.busiest;
-    m.item_seconds += cost.lanes_overlap() ? cost.overlapped(wide_seconds, narrow_seconds) : wide_seconds;
-    m.wide_seconds += wide_seconds;
-    m.narrow_seconds += narrow_seconds;
+    m.item_seconds += std::max(cost.together(wide.busiest, narrow.busiest), cost.read_seconds(phase_tokens_[phase]));
+    m.wide_seconds += wide.busiest;
+    m.narrow_seconds += narrow.busiest;
   }
   if (!cost.lanes_overlap()) {
     m.wide_seconds = lane_seconds[wide_lane] * units_per_worker;

@@ -10,25 +10,6 @@ namespace {
 // A node's slope does not ask how many tokens it will get: fixed costs are weighed apart.
 constexpr double many_tokens = 1e9;
 
-// Most requests of a batch have the same number of rows.
-class TilingMemo {
- public:
-  TilingMemo(const CostModel& cost, const Price& price) : cost_(cost), price_(price) {}
-  const Tiling& of(std::int32_t rows) {
-    if (rows != rows_) {
-      rows_ = rows;
-      tiling_ = cost_.tile(rows, many_tokens, price_);
-    }
-    return tiling_;
-  }
-
- private:
-  const CostModel& cost_;
-  const Price& price_;
-  std::int32_t rows_ = -1;
-  Tiling tiling_;
-};
-
 }  // namespace
 
 void number_rows(const Forest& forest, std::int32_t group_size, std::vector<QueryToken>& query_tokens, Rows& rows) {
@@ -69,66 +50,72 @@ void number_rows(const Forest& forest, std::int32_t group_size, std::vector<Quer
   rows.first[num_requests] = static_cast<std::int32_t>(next) * group_size;
 }
 
-void Grouping::make(const Forest& forest, const Rows& rows, const CostModel& cost, const Choice& choice) {
-  const auto nodes = forest.nodes();
-  price_nodes(forest, rows, cost, choice.price);
-  groups_.clear();
-  kept_.assign(nodes.size(), 0);
-  num_shared_ = 0;
-  depth_.resize(nodes.size());
-  for (std::size_t v = 0; v < nodes.size(); ++v) {
-    const Node& node = nodes[v];
-    NodeState& state = states_[v];
-    depth_[v] = node.parent < 0 ? 0 : depth_[node.parent] + 1;
-    state.from = node.parent < 0 ? node.first_token : states_[node.parent].from;
-    state.above = node.parent < 0 ? -1 : states_[node.parent].above;
-    if (rows.of(node.request_begin, node.request_end) == 0) continue;
+void Grouping::begin(const Forest& forest, const Rows& rows, const CostModel& cost) {
+  forest_ = &forest;
+  rows_ = &rows;
+  cost_ = &cost;
+  nodes_ = forest.nodes();
+  priced_ = false;
+}
 
-    const auto index = static_cast<std::int32_t>(v);
-    num_shared_ += node.request_end - node.request_begin > 1;
-    if (keep(node, state, rows, cost, choice)) {
-      kept_[v] = 1;
-      add(forest, rows, cost, choice, index, node.request_begin, node.request_end, state.ending_end, state);
-      state.from = node.first_token + node.num_tokens;
-      state.above = static_cast<std::int32_t>(groups_.size()) - 1;
-    } else {
-      for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
-        if (rows.of(r, r + 1) > 0) add(forest, rows, cost, choice, index, r, r + 1, r + 1, state);
-      }
-    }
+std::uint64_t Grouping::decide(const Choice& choice) {
+  if (!priced_ || !(choice.price == choice_.price)) price_nodes(choice.price);
+  choice_ = choice;
+  num_shared_ = 0;
+  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a, 64 bits, over kept nodes and tile heights
+  for (std::size_t v = 0; v < nodes_.size(); ++v) {
+    const Node& node = nodes_[v];
+    State& state = states_[v];
+    const State* parent = node.parent < 0 ? nullptr : &states_[node.parent];
+    state.depth = parent ? parent->depth + 1 : 0;
+    state.from = parent ? parent->from : node.first_token;
+    const bool covered_above = parent && parent->covered;
+    const std::int32_t num_rows = rows_of(node);
+    num_shared_ += num_rows > 0 && node.request_end - node.request_begin > 1;
+    state.kept = num_rows > 0 && keep(node, state, covered_above);
+    state.covered = covered_above || state.kept;
+    if (!state.kept) continue;
+    const std::int32_t end = node.first_token + node.num_tokens;
+    const auto height = static_cast<std::uint64_t>(tilings_.of(num_rows, end - state.from).height);
+    hash = (hash ^ (v << 32 | height)) * 0x100000001b3ull;
+    state.from = end;
   }
+  return hash;
 }
 
 // Bottom-up: what a token given down to each node costs there, if every node below decides as for its own tokens alone.
-void Grouping::price_nodes(const Forest& forest, const Rows& rows, const CostModel& cost, const Price& price) {
-  const auto nodes = forest.nodes();
-  TilingMemo memo(cost, price);
-  states_.resize(nodes.size());
-  for (std::size_t v = 0; v < nodes.size(); ++v) states_[v] = {0, 0, nodes[v].request_end, 0, -1};
-  for (std::size_t v = nodes.size(); v-- > 0;) {
-    const Node& node = nodes[v];
-    NodeState& state = states_[v];
+void Grouping::price_nodes(const Price& price) {
+  tilings_ = TilingMemo(*cost_, price);
+  priced_ = true;
+  states_.resize(nodes_.size());
+  for (std::size_t v = 0; v < nodes_.size(); ++v) {
+    states_[v] = {};
+    states_[v].ending_end = nodes_[v].request_end;
+  }
+  for (std::size_t v = nodes_.size(); v-- > 0;) {
+    const Node& node = nodes_[v];
+    State& state = states_[v];
     for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
-      if (const std::int32_t n = rows.of(r, r + 1); n > 0) {
-        const Tiling& tiling = memo.of(n);
+      if (const std::int32_t n = rows_->of(r, r + 1); n > 0) {
+        const Tiling& tiling = tilings_.of(n, many_tokens);
         state.below_token_seconds += tiling.token_seconds;
         state.ending_item_seconds += tiling.item_seconds;
       }
     }
     if (node.parent < 0) continue;
-    NodeState& parent = states_[node.parent];
+    State& parent = states_[node.parent];
     parent.ending_end = std::min(parent.ending_end, node.request_begin);
-    const std::int32_t n = rows.of(node.request_begin, node.request_end);
-    if (n > 0) parent.below_token_seconds += std::min(state.below_token_seconds, memo.of(n).token_seconds);
+    if (const std::int32_t n = rows_of(node); n > 0) {
+      parent.below_token_seconds += std::min(state.below_token_seconds, tilings_.of(n, many_tokens).token_seconds);
+    }
   }
 }
 
 // Keeping reads the tokens once for all rows. It costs an item, and for the rows that have tokens below it a partial
 // written and read back; if no group above them is kept, theirs below becomes a partial too, and they need a merge.
-bool Grouping::keep(const Node& node, const NodeState& state, const Rows& rows, const CostModel& cost,
-                    const Choice& choice) const {
+bool Grouping::keep(const Node& node, const State& state, bool covered_above) {
   if (node.request_end - node.request_begin == 1) return state.ending_end == node.request_end;
-  switch (choice.strategy) {
+  switch (choice_.strategy) {
     case Strategy::unshared:
       return false;
     case Strategy::two_phase:
@@ -137,47 +124,51 @@ bool Grouping::keep(const Node& node, const NodeState& state, const Rows& rows, 
     case Strategy::automatic:
       break;
   }
-  if (choice.keep_all || choice.keep_none) return choice.keep_all;
+  if (choice_.keep_all || choice_.keep_none) return choice_.keep_all;
 
-  const std::int32_t num_rows = rows.of(node.request_begin, node.request_end);
   const double tokens = node.first_token + node.num_tokens - state.from;
-  const Tiling together = cost.tile(num_rows, tokens, choice.price);
+  const Tiling& together = tilings_.of(rows_of(node), tokens);
   const double saved = tokens * (state.below_token_seconds - together.token_seconds) + state.ending_item_seconds;
-  const double partial_rows = rows.of(state.ending_end, node.request_end);
-  const double round_trip = 2 * cost.partial_row_seconds();
-  const double per_row = state.above >= 0 ? round_trip : 2 * round_trip + cost.merge_seconds() / max_merge_rows;
-  return saved > choice.reluctance * (together.item_seconds + partial_rows * per_row);
+  const double partial_rows = rows_->of(state.ending_end, node.request_end);
+  const double round_trip = 2 * cost_->partial_row_seconds();
+  const double per_row = covered_above ? round_trip : 2 * round_trip + cost_->merge_seconds() / max_merge_rows;
+  return saved > choice_.reluctance * (together.item_seconds + partial_rows * per_row);
 }
 
-void Grouping::add(const Forest& forest, const Rows& rows, const CostModel& cost, const Choice& choice,
-                   std::int32_t node, std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end,
-                   const NodeState& state) {
-  const Node& n = forest.nodes()[node];
-  Group group{};
-  group.node = node;
-  group.parent = state.above;
-  group.phase = choice.strategy == Strategy::hydragen    ? depth_[node]
-                : choice.strategy == Strategy::two_phase ? (n.request_end - n.request_begin > 1 ? 0 : 1)
-                                                         : 0;
-  group.row_begin = rows.first[request_begin];
-  group.row_end = rows.first[request_end];
-  group.own_row_end = rows.first[own_end];
-  group.token_begin = state.from;
-  group.token_end = n.first_token + n.num_tokens;
-  group.table_row = forest.table_rows()[forest.request_order()[request_begin]];
-  group.tile_height =
-      cost.tile(group.row_end - group.row_begin, group.token_end - group.token_begin, choice.price).height;
-  groups_.push_back(group);
-}
-
-std::uint64_t Grouping::fingerprint() const {
-  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a, 64 bits
-  auto mix = [&hash](std::uint64_t value) { hash = (hash ^ value) * 0x100000001b3ull; };
-  for (const Group& group : groups_) {
-    mix(static_cast<std::uint64_t>(group.node) << 32 | static_cast<std::uint32_t>(group.tile_height));
-    mix(static_cast<std::uint64_t>(group.token_begin) << 32 | static_cast<std::uint32_t>(group.row_begin));
+void Grouping::build(std::vector<Group>& groups) {
+  const std::span<const std::int32_t> order = forest_->request_order(), table_rows = forest_->table_rows();
+  groups.clear();
+  for (std::size_t v = 0; v < nodes_.size(); ++v) {
+    const Node& node = nodes_[v];
+    State& state = states_[v];
+    const State* parent = node.parent < 0 ? nullptr : &states_[node.parent];
+    const std::int32_t above = parent ? parent->group : -1;
+    auto add = [&](std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end) {
+      const bool shared = node.request_end - node.request_begin > 1;
+      Group& group = groups.emplace_back();
+      group.node = static_cast<std::int32_t>(v);
+      group.parent = above;
+      group.phase = choice_.strategy == Strategy::hydragen    ? state.depth
+                    : choice_.strategy == Strategy::two_phase ? (shared ? 0 : 1)
+                                                              : 0;
+      group.row_begin = rows_->first[request_begin];
+      group.row_end = rows_->first[request_end];
+      group.own_row_end = rows_->first[own_end];
+      group.token_begin = parent ? parent->from : node.first_token;
+      group.token_end = node.first_token + node.num_tokens;
+      group.table_row = table_rows[order[request_begin]];
+      group.tile_height = tilings_.of(group.row_end - group.row_begin, group.token_end - group.token_begin).height;
+    };
+    state.group = above;
+    if (state.kept) {
+      state.group = static_cast<std::int32_t>(groups.size());
+      add(node.request_begin, node.request_end, state.ending_end);
+      continue;
+    }
+    for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
+      if (rows_->of(r, r + 1) > 0) add(r, r + 1, r + 1);
+    }
   }
-  return hash;
 }
 
 }  // namespace trunkline::plan

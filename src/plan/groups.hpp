@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "plan/scratch.hpp"
@@ -11,43 +12,49 @@ namespace trunkline::plan {
 /// Numbers the query tokens and rows of the forest.
 void number_rows(const Forest& forest, std::int32_t group_size, std::vector<QueryToken>& query_tokens, Rows& rows);
 
-/// Decides for every node whether its rows attend to it together or its tokens go down, and makes the groups, in
-/// depth-first order: a group comes before those of the same rows that follow it in position.
+/// Decides for every node whether its rows attend to it together or its tokens go down.
 ///
 /// Going down moves tokens to the node's children and to the requests that end in it. Positions are absolute and a
 /// child's table row covers the whole prefix, so what is given down only moves the child's first token upwards: a
 /// group is always one run of tokens.
 class Grouping {
  public:
-  void make(const Forest& forest, const Rows& rows, const CostModel& cost, const Choice& choice);
+  /// What the next calls are about; all of it stays alive and unchanged until the last of them.
+  void begin(const Forest& forest, const Rows& rows, const CostModel& cost);
+  /// Decides; returns a number that tells different outcomes apart.
+  std::uint64_t decide(const Choice& choice);
+  /// Makes the groups of what was decided last, in depth-first order: a group comes before those of the same rows that
+  /// follow it in position.
+  void build(std::vector<Group>& groups);
 
-  const std::vector<Group>& groups() const { return groups_; }
-  std::vector<Group>& groups() { return groups_; }
-  bool kept(std::size_t node) const { return kept_[node] != 0; }
+  bool kept(std::size_t node) const { return states_[node].kept; }
   /// Nodes whose rows belong to several requests: where there is something to decide.
   std::int32_t num_shared() const { return num_shared_; }
-  /// The decisions and the tilings, to tell whether two choices come to the same.
-  std::uint64_t fingerprint() const;
 
  private:
-  struct NodeState {
+  struct State {                 // of a node
     double below_token_seconds;  // priced, per token given down, over children and requests that end here
     double ending_item_seconds;  // priced, of the items that requests ending here need if nothing is kept
     std::int32_t ending_end;     // requests [request_begin, ending_end) end in this node
-    std::int32_t from;           // first position the node has to cover, those given down included
-    std::int32_t above;          // the group that covers its rows just before, or -1
+    std::int32_t from;           // first position that is left to its children when decided, then to build
+    std::int32_t depth;
+    std::int32_t group;  // the last group that covers its rows, its own included, or -1
+    bool covered;        // some kept node covers its rows, itself included
+    bool kept;
   };
 
-  void price_nodes(const Forest& forest, const Rows& rows, const CostModel& cost, const Price& price);
-  bool keep(const Node& node, const NodeState& state, const Rows& rows, const CostModel& cost,
-            const Choice& choice) const;
-  void add(const Forest& forest, const Rows& rows, const CostModel& cost, const Choice& choice, std::int32_t node,
-           std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end, const NodeState& state);
+  void price_nodes(const Price& price);
+  bool keep(const Node& node, const State& state, bool covered_above);
+  std::int32_t rows_of(const Node& node) const { return rows_->of(node.request_begin, node.request_end); }
 
-  std::vector<NodeState> states_;
-  std::vector<std::int32_t> depth_;
-  std::vector<std::uint8_t> kept_;
-  std::vector<Group> groups_;
+  const Forest* forest_ = nullptr;
+  const Rows* rows_ = nullptr;
+  const CostModel* cost_ = nullptr;
+  std::span<const Node> nodes_;
+  bool priced_ = false;  // for choice_.price
+  Choice choice_;
+  TilingMemo tilings_;
+  std::vector<State> states_;
   std::int32_t num_shared_ = 0;
 };
 

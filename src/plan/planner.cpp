@@ -16,6 +16,7 @@ namespace trunkline {
 struct plan::Scratch {
   Rows rows;
   Grouping grouping;
+  std::vector<Group> groups;
   std::vector<Tile> tiles;
   std::vector<std::array<double, num_lanes>> phase_seconds;
   Emitter emitter;
@@ -73,30 +74,31 @@ constexpr PlanLimits no_limits() {
 class Search {
  public:
   Search(const Forest& forest, const CostModel& cost, std::int32_t granule, Plan& plan, Scratch& scratch)
-      : forest_(forest), cost_(cost), granule_(granule), plan_(plan), scratch_(scratch) {}
-
-  /// Groups and tiles of a choice; returns a bound below the modelled time of any plan of it.
-  double stage(const Choice& choice) {
-    Scratch& s = scratch_;
-    s.grouping.make(forest_, s.rows, cost_, choice);
-    cut_tiles(plan_.query_tokens, s.rows.causal, plan_.group_size, cost_, s.grouping.groups(), s.tiles);
-    return lower_bound(s.grouping.groups(), s.tiles, cost_, s.phase_seconds);
+      : forest_(forest), cost_(cost), granule_(granule), plan_(plan), scratch_(scratch) {
+    scratch.grouping.begin(forest, scratch.rows, cost);
   }
 
-  /// The plan of the choice staged last.
+  /// Groups and tiles of what was decided; returns a bound below the modelled time of any plan of them.
+  double cut() {
+    scratch_.grouping.build(scratch_.groups);
+    cut_tiles(plan_.query_tokens, scratch_.rows.causal, plan_.group_size, cost_, scratch_.groups, scratch_.tiles);
+    return lower_bound(scratch_.groups, scratch_.tiles, cost_, scratch_.phase_seconds);
+  }
+
+  /// The plan of the tiles.
   void emit(const SplitOptions& options) {
-    scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.grouping.groups(), scratch_.tiles,
-                          plan_);
+    scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.groups, scratch_.tiles, plan_);
     for (Plan::NodeChoice& choice : plan_.choices) {
       choice.kept = scratch_.grouping.kept(choice.node);
     }
-    for (const Group& group : scratch_.grouping.groups()) {
+    for (const Group& group : scratch_.groups) {
       if (plan_.choices[group.node].kept) plan_.choices[group.node].tokens = group.token_end - group.token_begin;
     }
   }
 
   void make(const Choice& choice, const SplitOptions& options) {
-    stage(choice);
+    scratch_.grouping.decide(choice);
+    cut();
     emit(options);
   }
 
@@ -108,10 +110,10 @@ class Search {
     const bool two_prices = cost_.lanes_overlap() && hidden < 1;
     const Choice candidates[] = {
         {.reluctance = reluctance},
-        {.price = {{hidden, 1.0}}, .reluctance = reluctance},
-        {.price = {{1.0, hidden}}, .reluctance = reluctance},
         {.keep_none = true},
         {.keep_all = true},
+        {.price = {{hidden, 1.0}}, .reluctance = reluctance},
+        {.price = {{1.0, hidden}}, .reluctance = reluctance},
     };
     constexpr std::size_t count = std::size(candidates);
     std::size_t best = count, emitted = count;
@@ -119,11 +121,10 @@ class Search {
     std::uint64_t seen[count];
     for (std::size_t i = 0; i < count; ++i) {
       seen[i] = 0;
-      if ((i == 1 || i == 2) && !two_prices) continue;
+      if (!two_prices && !(candidates[i].price == Price{})) continue;
       if (candidates[i].keep_all && reluctance > 1) continue;
-      const double bound = stage(candidates[i]);
-      seen[i] = scratch_.grouping.fingerprint();
-      if (std::find(seen, seen + i, seen[i]) != seen + i || bound >= best_seconds) continue;
+      seen[i] = scratch_.grouping.decide(candidates[i]);
+      if (std::find(seen, seen + i, seen[i]) != seen + i || cut() >= best_seconds) continue;
       emit(options);
       emitted = i;
       if (plan_.model.seconds < best_seconds) {

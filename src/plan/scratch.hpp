@@ -58,11 +58,12 @@ struct Tile {
   bool merged;               // its rows have other sources too
   double fixed_seconds;      // of one unit: the item, and the partial if it writes one whatever happens
   double partial_seconds;    // to write the partial that a split makes
-  double token_seconds;      // per token
+  double run_seconds;        // of all its tokens
+  double uncut_seconds;      // of one unit if the tokens are not split
   std::int32_t num_tokens() const { return token_end - token_begin; }
   bool direct() const { return num_pieces == 1 && !merged; }  // its one item writes the result
   double unit_seconds(std::int32_t pieces) const {
-    return fixed_seconds + (pieces > 1 ? partial_seconds : 0.0) + num_tokens() * token_seconds / pieces;
+    return pieces == 1 ? uncut_seconds : fixed_seconds + partial_seconds + run_seconds / pieces;
   }
 };
 

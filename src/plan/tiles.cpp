@@ -3,15 +3,46 @@
 #include <limits>
 
 namespace trunkline::plan {
+namespace {
+
+// The costs that depend on a tile's rows alone, which are the same for most tiles of a batch.
+class RowsCost {
+ public:
+  explicit RowsCost(const CostModel& cost) : cost_(cost) {}
+
+  void price(Tile& tile) {
+    if (tile.num_rows != rows_) {
+      rows_ = tile.num_rows;
+      lane_ = cost_.lane_of(rows_);
+      item_seconds_ = cost_.item_seconds(lane_);
+      token_seconds_ = cost_.token_seconds(lane_, rows_);
+      partial_seconds_ = rows_ * cost_.partial_row_seconds();
+    }
+    tile.lane = lane_;
+    tile.fixed_seconds = item_seconds_ + (tile.merged ? partial_seconds_ : 0);
+    tile.partial_seconds = tile.merged ? 0 : partial_seconds_;
+    tile.run_seconds = tile.num_tokens() * token_seconds_;
+    tile.uncut_seconds = tile.fixed_seconds + tile.run_seconds;
+  }
+
+ private:
+  const CostModel& cost_;
+  std::int32_t rows_ = -1;
+  int lane_ = 0;
+  double item_seconds_ = 0, token_seconds_ = 0, partial_seconds_ = 0;
+};
+
+}  // namespace
 
 void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
                std::vector<Group>& groups, std::vector<Tile>& tiles) {
   tiles.clear();
+  RowsCost rows_cost(cost);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     Group& group = groups[g];
     group.tile_begin = static_cast<std::int32_t>(tiles.size());
     for (std::int32_t row = group.row_begin; row < group.row_end; row += group.tile_height) {
-      Tile tile{};
+      Tile& tile = tiles.emplace_back();
       tile.group = static_cast<std::int32_t>(g);
       tile.row_begin = row;
       tile.num_rows = std::min(group.tile_height, group.row_end - row);
@@ -27,16 +58,8 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
         tile.token_end = std::min(tile.token_end, last_end);
       }
       tile.num_pieces = tile.num_tokens() > 0;
-      tile.lane = cost.lane_of(tile.num_rows);
       tile.merged = group.parent >= 0 || row + tile.num_rows > group.own_row_end;
-      tile.partial_seconds = tile.num_rows * cost.partial_row_seconds();
-      tile.fixed_seconds = cost.item_seconds(tile.lane);
-      if (tile.merged) {
-        tile.fixed_seconds += tile.partial_seconds;
-        tile.partial_seconds = 0;
-      }
-      tile.token_seconds = cost.token_seconds(tile.lane, tile.num_rows);
-      tiles.push_back(tile);
+      rows_cost.price(tile);
     }
     group.tile_count = static_cast<std::int32_t>(tiles.size()) - group.tile_begin;
   }
@@ -45,20 +68,20 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
 double lower_bound(std::span<const Group> groups, std::span<const Tile> tiles, const CostModel& cost,
                    std::vector<std::array<double, num_lanes>>& phase_seconds) {
   phase_seconds.clear();
-  double merged_rows = 0;
+  double merged_rows = 0, kv_tokens = 0;
   for (const Tile& tile : tiles) {
     if (tile.num_pieces == 0) continue;
     const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
     if (phase >= phase_seconds.size()) phase_seconds.resize(phase + 1, {0, 0});
-    phase_seconds[phase][tile.lane] += tile.unit_seconds(1);
+    phase_seconds[phase][tile.lane] += tile.uncut_seconds;
+    kv_tokens += tile.num_tokens();
     if (tile.merged) merged_rows += tile.num_rows;
   }
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
-  double seconds = cost.launch_seconds() + merged_rows * cost.partial_row_seconds() * units_per_worker;
-  for (const auto& [wide, narrow] : phase_seconds) {
-    seconds += units_per_worker * (cost.lanes_overlap() ? cost.overlapped(wide, narrow) : wide + narrow);
-  }
-  return seconds;
+  double items = 0;
+  for (const auto& [wide, narrow] : phase_seconds) items += units_per_worker * cost.together(wide, narrow);
+  return cost.launch_seconds() + std::max(items, cost.read_seconds(kv_tokens)) +
+         merged_rows * cost.partial_row_seconds() * units_per_worker;
 }
 
 }  // namespace trunkline::plan
