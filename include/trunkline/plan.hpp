@@ -28,8 +28,9 @@ struct PlanLimits {
   std::int64_t max_merge_sources = 0;
   std::int64_t max_partial_rows = 0;
 
-  /// Room for every forest within the capacity: `unshared` without splits always fits. Partials have room for four
-  /// levels of every row and for the splits that occupy every worker a few times.
+  /// Room for every forest within the capacity: `unshared` without splits always fits. Beyond that, partials have
+  /// room for a few levels of every row (more where the config's strategy shares at every level) and for splits that
+  /// give every worker a few pieces.
   static PlanLimits of(const Capacity& capacity, const AttentionConfig& config, const DeviceSpec& device);
 };
 

@@ -11,8 +11,10 @@ namespace {
 constexpr double uncut = std::numeric_limits<double>::infinity();
 // Units per worker up to which it is tried to give every worker the same number of them.
 constexpr int most_rounds = 4;
-// Room for rounding when a load is compared with a sum of loads.
+// Room for rounding when loads are compared with their sum.
 constexpr double slack = 1e-9;
+// A worker may go over the mean by this part, rather than leave room that one more long unit would just overfill.
+constexpr double tolerance = 0.01;
 
 }  // namespace
 
@@ -112,11 +114,11 @@ double Balance::seconds_from(std::size_t first) const {
   return seconds * cost_->num_heads();
 }
 
-// One worker after the other takes units while they fit under the capacity: the mean, or one unit if that is longer.
-// The first tile that does not fit as a whole, and all after it, are left for the short band.
+// One worker after the other takes units while they fit under the capacity: about the mean, or one unit if that is
+// longer. The first tile that does not fit as a whole, and all after it, are left for the short band.
 void Balance::deal_long() {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
-  const double capacity = std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + slack);
+  const double capacity = std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + tolerance);
 
   std::vector<std::int32_t>& begin = trial_.begin[0];
   begin.assign(num_workers + 1, 0);

@@ -21,6 +21,9 @@ PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& confi
   // `unshared` without splits: each request's rows in tiles, no partials, merges only for rows that see nothing.
   const std::int64_t unshared_items = requests + rows / lowest;
   const std::int64_t unshared_merges = requests + rows / max_merge_rows;
+  // Partials of every row: `auto` hardly ever writes more than four; the others write one per level of the forest.
+  const bool by_levels = config.strategy == Strategy::two_phase || config.strategy == Strategy::hydragen;
+  const std::int64_t partials_per_row = by_levels ? 16 : 4;
   // Splits that give every worker four pieces of one list, twice for two lanes.
   const std::int64_t pieces = 8 * ceil_div(device.num_workers, config.num_kv_heads);
 
@@ -28,7 +31,7 @@ PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& confi
   limits.max_query_tokens = query_tokens;
   limits.max_items = std::min(most, 2 * unshared_items + pieces);
   limits.max_segments = limits.max_items;
-  limits.max_partial_rows = rows == 0 ? 0 : std::min(most, 4 * rows + pieces * std::min(tallest, rows));
+  limits.max_partial_rows = rows == 0 ? 0 : std::min(most, partials_per_row * rows + pieces * std::min(tallest, rows));
   limits.max_merges = std::min(most, 2 * unshared_merges);
   limits.max_merge_sources = limits.max_partial_rows;  // a source holds at least one partial row of its own
   return limits;
