@@ -13,8 +13,9 @@ constexpr double uncut = std::numeric_limits<double>::infinity();
 constexpr int most_rounds = 4;
 // Room for rounding when loads are compared with their sum.
 constexpr double slack = 1e-9;
-// A worker may go over the mean by this part, rather than leave room that one more long unit would just overfill.
-constexpr double tolerance = 0.01;
+// How far over the mean the busiest worker may be without further tries, and a worker may be dealt one more long unit
+// rather than keep room for most of one.
+constexpr double tolerance = 0.005;
 
 }  // namespace
 
@@ -39,9 +40,11 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
-  attempt(uncut, false);
-  if (setting.options.allowed) {
-    if (setting.options.fill_up && best_.num_long < list_.size()) attempt(uncut, true);
+  auto even = [this] { return best_.busiest <= uncut_mean_ * (1 + tolerance); };
+  attempt(uncut, 0, false);
+  if (!even()) attempt(uncut, tolerance, false);
+  if (setting.options.allowed && !even()) {
+    if (setting.options.fill_up) attempt(uncut, 0, true);
     if (longest > uncut_mean_ / most_rounds) try_caps(longest);
   }
 
@@ -56,7 +59,7 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
 // ...
 void Balance::try_caps(double longest) {
   for (int part = 1; part <= most_rounds; part *= 2) {
-    if (uncut_mean_ / part < longest) attempt(uncut_mean_ / part, true);
+    if (uncut_mean_ / part < longest) attempt(uncut_mean_ / part, 0, setting_.options.fill_up);
   }
   for (int round = 1; round <= most_rounds; ++round) {
     const auto most = static_cast<std::int64_t>(round) * cost_->num_workers() / cost_->num_heads();
@@ -69,15 +72,15 @@ void Balance::try_caps(double longest) {
       if (count <= most) break;
       cap *= std::max(1.01, 0.5 + 0.5 * static_cast<double>(count) / static_cast<double>(most));
     }
-    if (cap < longest) attempt(cap, false);
+    if (cap < longest) attempt(cap, tolerance, false);
   }
 }
 
-void Balance::attempt(double longest, bool fill_up) {
+void Balance::attempt(double longest, double over, bool fill_up) {
   cut(longest);
   const double least = std::max(seconds_from(0) / cost_->num_workers(), longest_unit());
   if (cost_->together(least, setting_.other_seconds) + merging() >= best_.score) return;
-  deal_long();
+  deal_long(over);
   if (fill_up) refine_rest();
   deal_short();
   trial_.busiest = *std::max_element(trial_.load.begin(), trial_.load.end());
@@ -114,11 +117,12 @@ double Balance::seconds_from(std::size_t first) const {
   return seconds * cost_->num_heads();
 }
 
-// One worker after the other takes units while they fit under the capacity: about the mean, or one unit if that is
-// longer. The first tile that does not fit as a whole, and all after it, are left for the short band.
-void Balance::deal_long() {
+// One worker after the other takes units while they fit under the capacity: the mean, or one unit if that is longer,
+// and `over` more. The first tile that is not dealt as a whole, and all after it, are left for the short band.
+void Balance::deal_long(double over) {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
-  const double capacity = std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + tolerance);
+  const double capacity =
+      std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + std::max(over, slack));
 
   std::vector<std::int32_t>& begin = trial_.begin[0];
   begin.assign(num_workers + 1, 0);

@@ -46,9 +46,9 @@ class Balance {
   };
 
   void try_caps(double longest);
-  void attempt(double longest, bool fill_up);
+  void attempt(double longest, double over, bool fill_up);
   void cut(double longest);
-  void deal_long();
+  void deal_long(double over);
   void refine_rest();
   void deal_short();
   double merging() const;
