@@ -1,0 +1,26 @@
+# Builds and runs examples/decode.cpp as a project of its own: WAY is find_package (of an installation made here) or
+# add_subdirectory (of the sources).
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    list(JOIN ARGV " " command)
+    message(FATAL_ERROR "${command}\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+set(options -DCMAKE_BUILD_TYPE=${CONFIG} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}
+            -DCONSUMER_SOURCE=${TRUNKLINE_SOURCE}/examples/decode.cpp)
+if(WAY STREQUAL "find_package")
+  run(${CMAKE_COMMAND} --install ${TRUNKLINE_BUILD} --prefix ${WORK}/installed)
+  list(APPEND options -DCMAKE_PREFIX_PATH=${WORK}/installed)
+else()
+  list(APPEND options -DTRUNKLINE_SOURCE=${TRUNKLINE_SOURCE} -DTRUNKLINE_WERROR=${WERROR})
+endif()
+run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/consumer -B ${WORK}/build -G ${GENERATOR} ${options})
+run(${CMAKE_COMMAND} --build ${WORK}/build --parallel 2)
+run(${WORK}/build/consumer)
+if(NOT output MATCHES "share [0-9.]+")
+  message(FATAL_ERROR "the example did not say what was shared:\n${output}")
+endif()
