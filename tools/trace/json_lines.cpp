@@ -23,11 +23,16 @@ std::string excerpt(std::string_view text) {
   return text.size() > most ? out + "..." : out;
 }
 
-std::string quoted(std::string_view key) { return "\"" + std::string(key) + "\""; }
-
 std::string show(simdjson::dom::element value) { return excerpt(simdjson::to_string(value)); }
 
 }  // namespace
+
+std::string quoted(std::string_view key) {
+  std::string out(1, '"');
+  out += key;
+  out += '"';
+  return out;
+}
 
 JsonLines::JsonLines(const std::filesystem::path& path) : path_(path.string()) {
   errno = 0;

@@ -10,6 +10,9 @@
 
 namespace trunkline::trace {
 
+/// The key between quotation marks, as errors name it.
+std::string quoted(std::string_view key);
+
 /// The lines of a file, one after the other. Blank lines are legal at the end only. Values that came from a line are
 /// good until the next one is read.
 class JsonLines {

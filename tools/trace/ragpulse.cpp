@@ -100,7 +100,7 @@ class Reader {
   /// Appends the components of one kind to the prompt, of which `left` tokens are still to come; returns what then is.
   std::int64_t add_components(std::string_view key, simdjson::dom::element value, std::int64_t length,
                               std::int64_t left) {
-    const std::string name = "\"" + std::string(key) + "\"";
+    const std::string name = quoted(key);
     const Table* table = find_table(tables_, key);
     if (!table) lines_.fail("a numbered table of token lengths for " + name, "no such file");
     simdjson::dom::array components;
