@@ -150,8 +150,9 @@ class PrefixTree {
   /// Pages an insert or append could get: free ones and those eviction would free.
   std::int32_t num_available_pages() const noexcept;
   PrefixTreeStats stats() const noexcept;
-  /// Bytes of host memory held by the tree: nodes, tokens, page lists, block tables. O(nodes + requests). At any time
-  /// at most 8 bytes per cached token, 20 per page, 300 per node and per request; see docs/decisions.md.
+  /// Bytes of host memory held by the tree. At most 8 per token (cached, or a request's own), 8 per page of a node, of
+  /// a block table and of the pool, 400 per node at the time when there were most, 300 per request. O(nodes +
+  /// requests).
   std::int64_t memory_bytes() const noexcept;
 
   /// Proves the invariants from scratch; throws corrupt, naming the one that fails. O(everything).

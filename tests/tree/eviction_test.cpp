@@ -181,6 +181,16 @@ TEST_F(Eviction, InsertDoesNotEvictItsOwnPrefix) {
   EXPECT_EQ(engine.table(a).size(), 6u);
 }
 
+TEST_F(Eviction, APageThatTwoNodesOfThePrefixHaveCountsOnce) {
+  cache(range(0, 6));
+  const PrefixLock lock = engine.tree.lock(range(0, 6));
+  cache(range(0, 8));  // a node of its own, in the locked prefix's second page
+  engine.tree.unlock(lock.id);
+  EXPECT_EQ(engine.tree.stats().pages_cached, 2);
+  const RequestId a = engine.serve(range(0, 32));
+  EXPECT_EQ(engine.table(a).size(), 8u);  // the whole pool, to the page
+}
+
 TEST_F(Eviction, AppendEvictsWhatItNeeds) {
   const RequestId a = engine.serve(prompt(1));
   cache(range(0, 24));

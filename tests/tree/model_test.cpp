@@ -2,7 +2,8 @@
 #include <rapidcheck.h>
 
 #include <algorithm>
-#include <tuple>
+#include <string>
+#include <utility>
 
 #include "tree/fake_engine.hpp"
 
@@ -33,23 +34,30 @@ struct Snapshot {
   }
 };
 
+enum class Kind { insert, append, commit, fork, remove, lock, unlock, evict };
+
 struct Operation {
-  int kind;
-  unsigned a, b;
+  Kind kind;
+  unsigned a, b;  // chosen freely, taken modulo what there is to choose from
   Tokens tokens;
 };
 
 void showValue(const Operation& operation, std::ostream& os) {
-  os << "{" << operation.kind << ", " << operation.a << ", " << operation.b << ", {";
-  for (const std::int32_t token : operation.tokens) {
-    os << token << ", ";
-  }
-  os << "}}";
+  os << "{Kind(" << static_cast<int>(operation.kind) << "), " << operation.a << ", " << operation.b << ", ";
+  rc::show(operation.tokens, os);
+  os << "}";
 }
 
 rc::Gen<Operation> any_operation() {
   // Inserts, appends and commits come more often than what takes requests away.
-  const auto kind = rc::gen::weightedElement<int>({{5, 0}, {6, 1}, {7, 2}, {2, 3}, {4, 4}, {1, 5}, {1, 6}, {1, 7}});
+  const auto kind = rc::gen::weightedElement<Kind>({{5, Kind::insert},
+                                                    {6, Kind::append},
+                                                    {7, Kind::commit},
+                                                    {2, Kind::fork},
+                                                    {4, Kind::remove},
+                                                    {1, Kind::lock},
+                                                    {1, Kind::unlock},
+                                                    {1, Kind::evict}});
   // Three letters: common prefixes and divergences at every depth.
   const auto tokens = rc::gen::resize(14, rc::gen::container<Tokens>(rc::gen::inRange<std::int32_t>(0, 3)));
   return rc::gen::construct<Operation>(kind, rc::gen::inRange(0u, 1000u), rc::gen::inRange(0u, 1000u), tokens);
@@ -66,7 +74,7 @@ class Player {
     } catch (const Error& error) {
       RC_ASSERT(error.code() == ErrorCode::out_of_pages);
       RC_ASSERT(error.missing() > 0);
-      RC_ASSERT(Snapshot(engine_) == before);
+      RC_ASSERT(operation.kind == Kind::insert || Snapshot(engine_) == before);
       ++exhausted;
     }
     engine_.verify();
@@ -102,62 +110,79 @@ class Player {
 
  private:
   void dispatch(const Operation& op) {
-    if (op.kind == 0) {
-      // Often the continuation of something known, sometimes with the last token left to compute.
-      Tokens prompt = op.tokens;
-      if (!engine_.committed.empty() && op.a % 4 != 0) {
-        const Tokens& known = engine_.committed[op.a % engine_.committed.size()];
-        prompt = first(known, static_cast<std::int32_t>(op.b % (known.size() + 1))) + prompt;
-      }
-      const auto length = static_cast<std::int32_t>(prompt.size());
-      engine_.insert(prompt, op.b % 3 == 0 && length > 0 ? length - 1 : PrefixTree::no_limit);
-      return;
-    }
-    if (op.kind == 5) {
-      if (!engine_.committed.empty()) {
-        const Tokens& known = engine_.committed[op.a % engine_.committed.size()];
-        const Tokens wanted = first(known, static_cast<std::int32_t>(op.b % (known.size() + 1)));
+    switch (op.kind) {
+      case Kind::insert:
+        return insert(op);
+      case Kind::lock: {
+        const Tokens wanted = part_of_known(op);
         const PrefixLock lock = engine_.tree.lock(wanted);
         locked_.emplace_back(lock.id, first(wanted, lock.num_tokens));
+        return;
       }
-      return;
-    }
-    if (op.kind == 6) {
-      if (!locked_.empty()) {
-        const auto chosen = locked_.begin() + static_cast<std::ptrdiff_t>(op.a % locked_.size());
-        engine_.tree.unlock(chosen->first);
-        locked_.erase(chosen);
+      case Kind::unlock:
+        if (!locked_.empty()) {
+          const auto chosen = locked_.begin() + static_cast<std::ptrdiff_t>(op.a % locked_.size());
+          engine_.tree.unlock(chosen->first);
+          locked_.erase(chosen);
+        }
+        return;
+      case Kind::evict: {
+        const auto wanted = static_cast<std::int32_t>(op.a % 4);
+        const auto cached = static_cast<std::int32_t>(engine_.tree.stats().pages_cached);
+        RC_ASSERT(engine_.tree.evict(wanted) == std::min(wanted, cached));
+        return;
       }
-      return;
+      default:
+        if (!engine_.requests.empty()) {
+          const auto chosen = static_cast<std::ptrdiff_t>(op.a % engine_.requests.size());
+          change(op, std::next(engine_.requests.begin(), chosen)->first);
+        }
     }
-    if (op.kind == 7) {
-      const auto wanted = static_cast<std::int32_t>(op.a % 4);
-      const auto cached = static_cast<std::int32_t>(engine_.tree.stats().pages_cached);
-      RC_ASSERT(engine_.tree.evict(wanted) == std::min(wanted, cached));
-      return;
+  }
+
+  /// Some prefix of something that was committed once.
+  Tokens part_of_known(const Operation& op) const {
+    if (engine_.committed.empty()) {
+      return {};
     }
-    if (engine_.requests.empty()) {
-      return;
+    const Tokens& known = engine_.committed[op.a % engine_.committed.size()];
+    return first(known, static_cast<std::int32_t>(op.b % (known.size() + 1)));
+  }
+
+  void insert(const Operation& op) {
+    // Mostly the continuation of something known, sometimes with the last token left to compute.
+    const Tokens prompt = op.a % 4 == 0 ? op.tokens : part_of_known(op) + op.tokens;
+    const auto length = static_cast<std::int32_t>(prompt.size());
+    const std::int32_t limit = op.b % 3 == 0 && length > 0 ? length - 1 : length;
+    const Snapshot before(engine_);
+    try {
+      engine_.insert(prompt, limit);
+    } catch (const Error& error) {
+      RC_ASSERT(Snapshot(engine_) == before);
+      // It was right to fail: with the cached prefix held, so many pages can be had and not one more.
+      const PrefixLock lock = engine_.tree.lock(first(prompt, limit));
+      RC_ASSERT(error.missing() == std::stoll(error.expected()) - engine_.tree.num_available_pages());
+      engine_.tree.unlock(lock.id);
+      throw;
     }
-    const auto chosen =
-        std::next(engine_.requests.begin(), static_cast<std::ptrdiff_t>(op.a % engine_.requests.size()));
-    const RequestId id = chosen->first;
-    const auto length = static_cast<std::int32_t>(chosen->second.tokens.size());
-    const std::int32_t done = chosen->second.committed;
+  }
+
+  void change(const Operation& op, RequestId id) {
+    const FakeEngine::Request& request = engine_.requests.at(id);
+    const auto length = static_cast<std::int32_t>(request.tokens.size());
+    const std::int32_t open = length - request.committed;
     switch (op.kind) {
-      case 1:
-        engine_.append(id, first(op.tokens, std::min<std::int32_t>(5, static_cast<std::int32_t>(op.tokens.size()))));
-        break;
-      case 2:
-        engine_.commit(id, op.b % 2 == 0 ? length : done + static_cast<std::int32_t>(op.b) % (length - done + 1));
-        break;
-      case 3:
-        if (done == length) {
+      case Kind::append:
+        return engine_.append(id, first(op.tokens, std::min(5, static_cast<std::int32_t>(op.tokens.size()))));
+      case Kind::commit:
+        return engine_.commit(id, op.b % 2 == 0 ? length : length - static_cast<std::int32_t>(op.b) % (open + 1));
+      case Kind::fork:
+        if (open == 0) {
           engine_.fork(id);
         }
-        break;
+        return;
       default:
-        engine_.remove(id);
+        return engine_.remove(id);
     }
   }
 

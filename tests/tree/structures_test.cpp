@@ -110,12 +110,12 @@ TEST(PrefixTree, MemoryStaysWithinItsBound) {
     const auto tokens = static_cast<std::int64_t>(engine.tree.seq_len(request)) + stats.filled_slots;
     EXPECT_LE(engine.tree.memory_bytes(),
               at_rest + 8 * tokens + 8 * (stats.pages_in_use + stats.pages_cached + stats.num_nodes) +
-                  8 * static_cast<std::int64_t>(engine.table(request).size()) + 500 * peak_nodes + 400);
+                  8 * static_cast<std::int64_t>(engine.table(request).size()) + 400 * peak_nodes + 300);
     engine.remove(request);
   }
   EXPECT_GT(engine.tree.stats().evicted_pages, 1000);
   engine.tree.clear();
-  EXPECT_LE(engine.tree.memory_bytes(), at_rest + 500 * peak_nodes);
+  EXPECT_LE(engine.tree.memory_bytes(), at_rest + 400 * peak_nodes);
 }
 
 }  // namespace
