@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "forest/batch.hpp"
 
@@ -12,7 +13,9 @@ namespace trunkline::test {
 /// Reads bytes one by one; zeros after the last.
 class Decoder {
  public:
+  /// The bytes must outlive the decoder.
   explicit Decoder(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+  explicit Decoder(std::vector<std::uint8_t>&&) = delete;
 
   bool done() const noexcept { return next_ >= bytes_.size(); }
   /// In [0, bound].

@@ -80,7 +80,8 @@ void holds_the_definition(const Forest& forest, const Batch& batch) {
 
 TEST(ForestProperties, EveryTokenIsInOneNodeWithExactlyThoseWhoShareIt) {
   EXPECT_TRUE(rc::check([] {
-    Decoder decoder(*bytes(400));
+    const auto input = *bytes(400);
+    Decoder decoder(input);
     const Batch batch = decoder.batch();
     holds_the_definition(batch.dense(), batch);
   }));
@@ -88,7 +89,8 @@ TEST(ForestProperties, EveryTokenIsInOneNodeWithExactlyThoseWhoShareIt) {
 
 TEST(ForestProperties, TheNaiveBuilderAgrees) {
   EXPECT_TRUE(rc::check([] {
-    Decoder decoder(*bytes(400));
+    const auto input = *bytes(400);
+    Decoder decoder(input);
     const Batch batch = decoder.batch();
     RC_ASSERT(difference(batch.dense(), batch) == "");
     RC_ASSERT(batch.csr(3) == batch.dense());
@@ -97,7 +99,8 @@ TEST(ForestProperties, TheNaiveBuilderAgrees) {
 
 TEST(ForestProperties, AnAdvancedForestEqualsTheOneBuiltAnew) {
   EXPECT_TRUE(rc::check([] {
-    Decoder decoder(*bytes(1500));
+    const auto input = *bytes(1500);
+    Decoder decoder(input);
     Batch batch = decoder.batch();
     Forest forest = batch.dense();
     Mirror mirror;
