@@ -1,0 +1,235 @@
+"""The HTML of a report."""
+
+import html
+import math
+import pathlib
+import re
+
+
+def inline(text):
+    """Escapes, and sets `words in backquotes` as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def section(title, *blocks, note=""):
+    small = f" <small>{html.escape(note)}</small>" if note else ""
+    return f"<h2>{html.escape(title)}{small}</h2>\n" + "\n".join(blocks)
+
+
+def figure(title, caption, svg, wide=True):
+    kind = ' class="wide"' if wide else ""
+    return f"<figure{kind}><h3>{inline(title)}</h3><figcaption>{inline(caption)}</figcaption>{svg}</figure>"
+
+
+def figures(blocks):
+    return '<div class="figures" style="margin-top:16px">' + "\n".join(blocks) + "</div>" if blocks else ""
+
+
+def note(text):
+    return f'<p style="color:var(--soft);font-size:13px">{inline(text)}</p>'
+
+
+def tiles(entries):
+    """entries: (value, what it is, whether it is bad)."""
+    cells = [f'<div class="tile{" bad" if bad else ""}"><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>'
+             for value, what, bad in entries]
+    return f'<div class="tiles">{"".join(cells)}</div>' if cells else ""
+
+
+def number(value):
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def size(value):
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    power = 0
+    while value >= 1024 and power + 1 < len(units):
+        value, power = value / 1024, power + 1
+    return f"{value:.3g} {units[power]}"
+
+
+def duration(microseconds):
+    if microseconds < 1000:
+        return f"{microseconds:.3g} µs"
+    if microseconds < 1e6:
+        return f"{microseconds / 1e3:.3g} ms"
+    return f"{microseconds / 1e6:.3g} s"
+
+
+def table(columns, rows):
+    """columns: (title, whether it is text, cell of a row); a cell is a string or (string, css class)."""
+    head = "".join(f'<th class="text">{t}</th>' if text else f"<th>{t}</th>" for t, text, _ in columns)
+    body, last_group = [], None
+    for row in rows:
+        cells = []
+        for _, text, cell in columns:
+            content, kind = cell(row) if isinstance(cell(row), tuple) else (cell(row), "")
+            kind = " ".join(filter(None, ("text" if text else "", kind)))
+            cells.append(f'<td class="{kind}">{html.escape(content)}</td>' if kind else f"<td>{html.escape(content)}</td>")
+        first = last_group is not None and row.get("group") != last_group
+        last_group = row.get("group")
+        body.append(f'<tr class="first">{"".join(cells)}</tr>' if first else f'<tr>{"".join(cells)}</tr>')
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def error_cell(row):
+    ratio = row["error_ratio"]
+    return (f"{ratio:.2f}" if ratio is not None else "not finite", "" if ratio is not None and ratio <= 1 else "bad")
+
+
+def bench_table(rows):
+    return table([
+        ("requests × tokens", True, lambda r: r.get("label", "")),
+        ("heads", True, lambda r: "/".join(map(str, r["case"].get("heads", [])))),
+        ("dtype", True, lambda r: r["dtype"]),
+        ("page", False, lambda r: number(r["page_size"])),
+        ("strategy", True, lambda r: r["strategy"]),
+        ("share", False, lambda r: f"{r['share']:.2f}"),
+        ("distinct KV", False, lambda r: size(r["distinct_bytes"])),
+        ("floor", False, lambda r: duration(r["floor_us"])),
+        ("bound by", True, lambda r: r.get("floor_bound", "")),
+        ("cold", False, lambda r: duration(r["cold_us"]["median"])),
+        ("ratio", False, lambda r: f"{r['ratio']:.2f}"),
+        ("warm", False, lambda r: duration(r["warm_us"]["median"])),
+        ("GB/s", False, lambda r: f"{r['gbps']:.1f}"),
+        ("GFLOP/s", False, lambda r: f"{r['tflops'] * 1e3:.0f}"),
+        ("plan", False, lambda r: duration(r["plan_us"])),
+        ("model", False, lambda r: duration(r["model_us"])),
+        ("error / bound", False, error_cell),
+    ], rows)
+
+
+def replay_table(rows):
+    known = [
+        ("strategy", True, "strategy", str),
+        ("kernel", True, "kernel", str),
+        ("time, median", False, "cold_us", lambda s: duration(s["median"])),
+        ("p10", False, "cold_us", lambda s: duration(s["p10"])),
+        ("p90", False, "cold_us", lambda s: duration(s["p90"])),
+        ("warm, median", False, "warm_us", lambda s: duration(s["median"])),
+        ("p10", False, "warm_us", lambda s: duration(s["p10"])),
+        ("p90", False, "warm_us", lambda s: duration(s["p90"])),
+        ("steps", False, "cold_us", lambda s: number(s["runs"])),
+        ("steps", False, "warm_us", lambda s: number(s["runs"])),
+        ("speed-up", False, "speedup", lambda v: f"{v:.2f}×"),
+        ("ratio", False, "ratio", lambda v: f"{v:.2f}"),
+        ("plan", False, "plan_us", lambda v: duration(v["median"] if isinstance(v, dict) else v)),
+        ("model", False, "model_us", duration),
+        ("error / bound", False, "error_ratio", None),
+    ]
+    columns, titles = [], set()
+    for title, text, field, form in known:
+        # The cold sample where there is one, else the warm one, under the same title.
+        if not rows or not all(field in row for row in rows) or (title in titles):
+            continue
+        titles.add(title)
+        cell = error_cell if form is None else lambda row, field=field, form=form: form(row[field])
+        columns.append((title, text, cell))
+    return table(columns, rows) if columns else ""
+
+
+def bench_tiles(rows):
+    best = {}
+    for row in rows:
+        best.setdefault(row["group"], []).append(row["ratio"])
+    autos = [row["ratio"] for row in rows if row["strategy"] == "auto"] or [min(v) for v in best.values()]
+    mean = math.exp(sum(math.log(max(v, 1e-9)) for v in autos) / len(autos))
+    errors = [row["error_ratio"] if row["error_ratio"] is not None else math.inf for row in rows]
+    of = "`auto`".strip("`") if any(row["strategy"] == "auto" for row in rows) else "best strategy"
+    return tiles([
+        (number(len(best)), "shapes", False),
+        (f"{mean:.2f}", f"ratio to the floor, {of}, geometric mean", False),
+        (f"{max(autos):.2f}", f"largest ratio, {of}", False),
+        (f"{max(row['gbps'] for row in rows):.1f} GB/s", "most distinct KV bytes per second", False),
+        (f"{max(row['tflops'] for row in rows) * 1e3:.0f} GFLOP/s", "most arithmetic", False),
+        (f"{max(errors):.2f}", "worst error over its bound", max(errors) > 1),
+    ])
+
+
+def replay_tiles(result):
+    summary, rows = result.get("summary", {}), result["rows"]
+    entries = []
+    if "requests" in summary:
+        entries.append((number(summary["requests"]), "requests", False))
+    if "hit_rate" in summary:
+        entries.append((f"{100 * summary['hit_rate']:.1f} %", "prompt tokens found in the cache", False))
+    share = result.get("series", {}).get("share")
+    if share:
+        entries.append((f"{sum(share) / len(share):.2f}", "mean share of a decode step", False))
+    times = {row["strategy"]: (row.get("cold_us") or row.get("warm_us") or {}).get("median") for row in rows}
+    if times.get("auto") and times.get("unshared"):
+        entries.append((f"{times['unshared'] / times['auto']:.2f}×", "auto over plain decode, medians", False))
+    if times.get("auto"):
+        entries.append((duration(times["auto"]), "attention of one layer, auto, median", False))
+    errors = [row["error_ratio"] if row["error_ratio"] is not None else math.inf for row in rows if "error_ratio" in row]
+    if errors:
+        entries.append((f"{max(errors):.2f}", "worst error over its bound", max(errors) > 1))
+    return tiles(entries)
+
+
+def summary(result):
+    facts = result.get("summary", {})
+    cells = []
+    for name, value in facts.items():
+        if isinstance(value, (dict, list)):
+            continue
+        text = size(value) if name.endswith("_bytes") else duration(value) if name.endswith("_us") else number(value)
+        cells.append(f'<div><span>{html.escape(label_of(name))}</span><b>{html.escape(text)}</b></div>')
+    return f'<div class="table pair">{"".join(cells)}</div>' if cells else ""
+
+
+def label_of(name):
+    for suffix in ("_us", "_bytes", "_s"):
+        name = name.removesuffix(suffix)
+    return name.replace("_", " ").replace("kv", "KV")
+
+
+def provenance(result):
+    machine, device = result.get("machine", {}), result.get("device", {})
+    facts = [
+        ("machine", ", ".join(filter(None, [machine.get("cpu"), f"{machine.get('cores', '?')} cores",
+                                            size(machine.get("memory_bytes", 0)), machine.get("system")]))),
+        ("kernel", f"{device.get('kernel', '?')}, {device.get('threads', '?')} threads"),
+        ("planned for", device.get("spec", {}).get("name", "?")),
+        ("commit", result.get("commit", "?")),
+    ]
+    flush = result.get("flush")
+    if flush:
+        facts.append(("cold caches", f"{size(flush['bytes'])} read before each run; last-level cache "
+                      f"{size(flush['last_level_cache_bytes'])}"))
+    items = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts)
+    command = html.escape(result.get("command", ""))
+    return f"<footer><dl>{items}<dt>command</dt><dd><code>{command}</code></dd></dl></footer>"
+
+
+def document(title, results, sections):
+    css = (pathlib.Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    machines = list(dict.fromkeys(r.get("machine", {}).get("cpu", "") for r in results))
+    kernels = list(dict.fromkeys(r.get("device", {}).get("kernel", "") for r in results))
+    commits = list(dict.fromkeys(r.get("commit", "") for r in results))
+    facts = " · ".join(html.escape(", ".join(filter(None, part))) for part in (machines, kernels, commits) if any(part))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{css}</style>
+</head>
+<body>
+<main>
+<header><h1>{title}</h1><p>{facts}</p></header>
+{"".join(sections)}
+</main>
+</body>
+</html>
+"""
