@@ -18,10 +18,10 @@ namespace trunkline {
 /// the format the result is stored in, at the value (and never below an ulp of the format's smallest normal number).
 /// The naive evaluation takes the inputs in their dtypes, plain f32 dot products, an f32 softmax in two passes, its
 /// weights rounded to the KV dtype, f32 sums, and rounds once to q's dtype.
-///   E of out is one number per row: the largest error of the row's elements, which share their scores and so their
-///   errors' size. One evaluation can be right by luck, above all when few tokens carry the row, so E is at least the
-///   standard error that roundings of a score (relative to the sum of its |q_i k_i|) and of a weight lead to.
-///   E of lse likewise. Its ulp is taken at max(|lse|, |largest score|), because lse is their sum.
+///   E of out is one number per row, the largest error of its elements. An evaluation can also be right by luck, above
+///   all where few tokens carry the row and all its elements share their errors. So E is at least 2.5 standard
+///   deviations of the naive evaluation's error, from first-order propagation of its roundings.
+///   E of lse likewise. Its ulp is taken at max(|lse|, |largest score|), as lse is that score plus a logarithm.
 /// A row that sees no token is exactly out = 0, lse = -inf, and has bounds of 0.
 struct ReferenceResult {
   std::vector<double> out;        // [num_rows, head_dim]
