@@ -115,9 +115,10 @@ class Forest {
   Forest& operator=(const Forest&);
   Forest& operator=(Forest&&) noexcept;
 
-  /// Finds sharing by equal page indices at equal positions: prefix-closed, any depth, several roots. No hashing, no
-  /// declaration. seq_lens[r] >= 0 is the number of tokens of request r in the KV cache, the newest included;
-  /// qo_lens[r] new query tokens are its last ones. page_size is 1 to 1024. Throws invalid_argument.
+  /// Finds sharing by equal page indices at equal positions: prefix-closed, any depth, several roots. It looks at no
+  /// token and needs no declaration; the cost is one pass over the used entries. seq_lens[r] >= 0 is the number of
+  /// tokens of request r in the KV cache, the newest included; qo_lens[r] new query tokens are its last ones. page_size
+  /// is 1 to 1024. Throws invalid_argument.
   static Forest from_block_tables(const BlockTables& tables, std::span<const std::int32_t> seq_lens, int page_size,
                                   const BatchOptions& options = {});
   /// From the requests' block tables in our own tree; request ids are the tree's. Throws invalid_argument for a request
@@ -129,7 +130,8 @@ class Forest {
   static Forest from_levels(std::span<const Level> levels, int page_size, const BatchOptions& options = {});
 
   /// Makes the next step's forest of this one. Requests keep their order, those that leave are taken out, those that
-  /// join come last in the order given. The cost follows the changes and the nodes, not the tokens. Throws
+  /// join come last in the order given. The cost follows the changes, the nodes and the requests, not the tokens: only
+  /// a request that joins, or whose pages are replaced, is compared with those it meets from there on. Throws
   /// invalid_argument and then changes nothing.
   void advance(const Deltas& deltas);
 

@@ -11,11 +11,12 @@ namespace {
 
 constexpr std::int64_t line = 16;  // entries of a 64-byte cache line
 
-/// An odd number of cache lines, so that the same entry of many rows does not fall into one set of the cache.
+/// An odd number of cache lines, so that the same entry of many rows does not fall into one set of the cache. No
+/// request has more pages than an int32 counts.
 std::int64_t stride_for(std::int64_t width) {
-  constexpr std::int64_t widest = std::numeric_limits<std::int32_t>::max() / line * line - line;
+  constexpr std::int64_t widest = std::numeric_limits<std::int32_t>::max();
   const std::int64_t rounded = round_up(std::max(width, std::int64_t{1}), line);
-  return std::min(rounded / line % 2 == 0 ? rounded + line : rounded, std::max(widest, width));
+  return std::min(rounded / line % 2 == 0 ? rounded + line : rounded, widest);
 }
 
 }  // namespace
