@@ -99,14 +99,6 @@ def bytes_scale(largest):
     return "bytes", 1
 
 
-def time_axis(axes, seconds):
-    """Labels the x axis for simulated seconds; gives the factor to scale them by."""
-    span = max(seconds, default=0) - min(seconds, default=0)
-    unit, factor = ("h", 1 / 3600) if span > 3 * 3600 else ("min", 1 / 60) if span > 300 else ("s", 1)
-    axes.set_xlabel(f"simulated time ({unit})")
-    return factor
-
-
 def thin(values, most=700):
     """Means of equal runs of a long series, so that a picture has about a point per pixel."""
     if len(values) <= most:
@@ -128,136 +120,167 @@ def legend_above(axes, handles=None, labels=None, offset=4):
                 ncols=len(labels), columnspacing=1.4, handletextpad=0.5)
 
 
+def over_time(series, width, height):
+    """Axes over simulated time, and its values thinned and in the axis' unit."""
+    figure, axes = new_figure(width, height)
+    seconds = series["time_s"]
+    unit, factor = ("h", 1 / 3600) if seconds[-1] > 3 * 3600 else ("min", 1 / 60) if seconds[-1] > 300 else ("s", 1)
+    axes.set_xlabel(f"simulated time ({unit})")
+    axes.margins(x=0)
+    if seconds[0] < 0.05 * seconds[-1]:
+        axes.set_xlim(0, seconds[-1] * factor)
+    axes.grid(axis="x", visible=False)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    return figure, axes, [t * factor for t in seconds]
+
+
 def from_zero(axes):
     axes.set_ylim(bottom=0)
-    axes.margins(x=0)
-    axes.grid(axis="x", visible=False)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def share_over_time(series):
-    figure, axes = new_figure(HALF, 250)
-    x = [t * time_axis(axes, series["time_s"]) for t in thin(series["time_s"])]
-    y = thin(series["share"])
+    figure, axes, x = over_time(series, HALF, 250)
+    x, y = thin(x), thin(series["share"])
     axes.plot(x, y, color=BLUE, linewidth=1.3)
     axes.fill_between(x, 1, y, color=PALE, alpha=0.55, linewidth=0)
     axes.set_ylabel("tokens per distinct token")
-    axes.margins(x=0)
-    axes.set_ylim(1, max(max(y) * 1.06, 1.1))
-    axes.grid(axis="x", visible=False)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_ylim(1, max(1 + (max(y) - 1) * 1.08, 1.1))
     return to_svg(figure, "share")
 
 
 def kv_bytes_over_time(series):
-    figure, axes = new_figure(HALF, 250)
-    x = [t * time_axis(axes, series["time_s"]) for t in thin(series["time_s"])]
-    unit, factor = bytes_scale(max(series["total_kv_bytes"], default=0))
+    figure, axes, x = over_time(series, HALF, 250)
+    unit, factor = bytes_scale(max(series["total_kv_bytes"]))
+    x = thin(x)
     total = [v * factor for v in thin(series["total_kv_bytes"])]
     distinct = [v * factor for v in thin(series["distinct_kv_bytes"])]
     axes.fill_between(x, 0, distinct, color=PALE, linewidth=0)
     axes.fill_between(x, distinct, total, color="#eef1f5", linewidth=0)
     axes.plot(x, total, color=STRATEGY_COLOURS["unshared"], linewidth=1.1, label="counted per request")
     axes.plot(x, distinct, color=BLUE, linewidth=1.3, label="distinct")
-    axes.set_ylabel(f"KV of the batch, one layer ({unit})")
+    axes.set_ylabel(f"KV of one layer ({unit})")
     from_zero(axes)
     legend_above(axes)
     return to_svg(figure, "kv-bytes")
 
 
 def batch_over_time(series):
-    figure, axes = new_figure(HALF, 220)
-    x = [t * time_axis(axes, series["time_s"]) for t in thin(series["time_s"])]
-    axes.plot(x, thin(series["batch"]), color=BLUE, linewidth=1.2)
+    figure, axes, x = over_time(series, HALF, 220)
+    x = thin(x)
+    axes.plot(x, thin(series["batch"]), color=BLUE, linewidth=1.2, label="decoding")
+    if max(series.get("waiting") or [0]) > 0:
+        axes.plot(x, thin(series["waiting"]), color=STRATEGY_COLOURS["two_phase"], linewidth=1.1, label="waiting")
+        legend_above(axes)
     axes.set_ylabel("requests")
     from_zero(axes)
     return to_svg(figure, "batch")
 
 
 def pool_over_time(series):
-    figure, axes = new_figure(HALF, 220)
-    x = [t * time_axis(axes, series["time_s"]) for t in thin(series["time_s"])]
+    figure, axes, x = over_time(series, HALF, 220)
+    x = thin(x)
     total = max(max(series["pool_pages_total"]), 1)
-    used = [100 * v / total for v in thin(series["pool_pages_used"])]
-    axes.fill_between(x, 0, used, color=PALE, linewidth=0)
-    axes.plot(x, used, color=BLUE, linewidth=1.2)
-    axes.set_ylabel(f"of {total:,} pages in use (%)")
-    from_zero(axes)
+    running = [100 * v / total for v in thin(series["pool_pages_used"])]
+    axes.fill_between(x, 0, running, color=PALE, linewidth=0)
+    axes.plot(x, running, color=BLUE, linewidth=1.2, label="held by running requests")
+    if "pool_pages_cached" in series:
+        held = [r + 100 * v / total for r, v in zip(running, thin(series["pool_pages_cached"]))]
+        axes.fill_between(x, running, held, color="#eef1f5", linewidth=0)
+        axes.plot(x, held, color=STRATEGY_COLOURS["unshared"], linewidth=1.1, label="with those the cache keeps")
+        legend_above(axes)
+    axes.set_ylabel(f"of {total:,} pages (%)")
     axes.set_ylim(0, 104)
     return to_svg(figure, "pool")
 
 
 def latency_over_time(series):
-    figure, axes = new_figure(FULL, 270)
-    factor_x = time_axis(axes, series["time_s"])
+    figure, axes, times = over_time(series, FULL, 270)
     known = [v for values in series["strategy_us"].values() for v in values if v is not None]
     unit, factor = seconds_scale(max(known, default=1))
     for strategy, values in series["strategy_us"].items():
-        points = [(t * factor_x, v * factor) for t, v in zip(series["time_s"], values) if v is not None]
+        points = [(t, v * factor) for t, v in zip(times, values) if v is not None]
         if not points:
             continue
         x, y = zip(*points)
-        colour = strategy_colour(strategy)
         dots = {"marker": "o", "markersize": 2.6} if len(points) <= 150 else {}
-        axes.plot(x, y, color=colour, linewidth=1.1, label=strategy, zorder=3 if strategy == "auto" else 2, **dots)
-    axes.set_ylabel(f"attention of one layer ({unit})")
+        axes.plot(x, y, color=strategy_colour(strategy), linewidth=1.1, label=strategy,
+                  zorder=3 if strategy == "auto" else 2, **dots)
+    axes.set_ylabel(f"one layer ({unit})")
     from_zero(axes)
     legend_above(axes)
     return to_svg(figure, "latency-over-time")
 
 
-def bars(figure_name, rows, value, label, *, low=None, high=None, lines=(), log=False, text=lambda v: f"{v:.2f}",
-         width=FULL, colour=lambda row: strategy_colour(row["strategy"]), legend=True):
-    """Horizontal bars in groups: rows with the same `group` stand together under one name."""
-    groups = []
+def place(rows):
+    """Where horizontal bars stand: [(y, row)], [(y of a name, name)], height. Rows of a group stand together under its
+    name; a single group's bars carry the names of their strategies."""
+    bars_at, names, at, group = [], [], 0.0, None
     for row in rows:
-        if not groups or groups[-1][0] != row["group"]:
-            groups.append((row["group"], []))
-        groups[-1][1].append(row)
-    bar, gap = 0.8, 0.55
-    positions, at, ticks = [], 0.0, []
-    for name, members in groups:
-        ticks.append((at + (len(members) - 1) / 2, name))
-        for row in members:
-            positions.append((at, row))
-            at += 1
-        at += gap
-    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-    with_legend = legend and len(strategies) > 1
-    figure, axes = new_figure(width, 62 + (22 if with_legend else 0) + 17 * at)
-    values = [value(row) for row in rows]
-    ends = [high(row) for row in rows] if high else values
-    base = 0
-    if log:
-        base = min([v for v in values if v > 0] + [line for line, _ in lines]) / 1.6
-        axes.set_xscale("log")
-    for y, row in positions:
-        v = value(row)
-        axes.barh(y, v - base, left=base, height=bar, color=colour(row), linewidth=0)
-        end = v
-        if low and high:
-            end = max(high(row), v)
-            axes.plot([low(row), end], [y, y], color=INK, linewidth=1.0, solid_capstyle="butt")
-        axes.annotate(text(v), (end, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
-    for x, name in lines:
-        axes.axvline(x, color=LIMIT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=4)
-        axes.annotate(name, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points",
-                      ha="center", fontsize=8, color=LIMIT)
-    axes.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(at - gap - 1 + 0.75, -0.75)
-    largest = max(ends + [line for line, _ in lines] + [1e-12])
-    if log:
-        axes.set_xlim(base, largest * 1.45)
-        decades = math.log10(largest / base)
-        steps = (1, 2, 5) if decades < 3 else (1,)
-        ticks_at = [s * 10.0**p for p in range(math.floor(math.log10(base)), math.ceil(math.log10(largest)) + 1)
-                    for s in steps]
-        axes.xaxis.set_major_locator(FixedLocator(ticks_at))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        if group is not None and row["group"] != group:
+            at += 0.55
+        group = row["group"]
+        bars_at.append((at, row))
+        at += 1
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    if len(groups) == 1:
+        names = [(y, row["strategy"]) for y, row in bars_at]
     else:
-        axes.set_xlim(0, largest * 1.1)
+        for name in groups:
+            members = [y for y, row in bars_at if row["group"] == name]
+            names.append((sum(members) / len(members), name))
+    return bars_at, names, at
+
+
+def log_axis(axes, low, high):
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    axes.xaxis.set_major_locator(FixedLocator([s * 10.0**p for p in powers for s in steps]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def bars(name, rows, value, label, *, low=None, high=None, lines=(), text=lambda v: f"{v:.2f}", width=FULL):
+    """Horizontal bars of value(row), a whisker from low(row) to high(row), and named limits as dashed lines. Values that
+    differ by more than a factor of 12 stand as dots on a logarithmic axis."""
+    bars_at, names, height = place(rows)
+    strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+    with_legend = len(strategies) > 1 and len(names) < len(rows)
+    figure, axes = new_figure(width, 52 + (22 if with_legend else 0) + (12 if lines else 0) + 17 * height)
+    values = [value(row) for row in rows]
+    ends = [max(high(row), value(row)) if high else value(row) for row in rows]
+    smallest = min([v for v in values if v > 0] + [x for x, _ in lines], default=1)
+    largest = max(ends + [x for x, _ in lines] + [1e-12])
+    log = largest > 12 * smallest
+    base = smallest / 1.6 if log else 0
+    for y, row in bars_at:
+        v = value(row)
+        colour = strategy_colour(row["strategy"])
+        if log:  # the length of a bar would mean nothing
+            axes.plot([base, v], [y, y], color=colour, linewidth=1.6, alpha=0.4, solid_capstyle="butt")
+            axes.plot([v], [y], color=colour, marker="o", markersize=5, zorder=5)
+        else:
+            axes.barh(y, v, height=0.8, color=colour, linewidth=0)
+        if low and high:
+            axes.plot([low(row), high(row)], [y, y], color=colour if log else INK, linewidth=1.0, solid_capstyle="butt")
+        axes.annotate(text(v), (max(v, high(row)) if high else v, y), xytext=(6 if log else 4, 0),
+                      textcoords="offset points", va="center", fontsize=8, color=INK, zorder=6,
+                      bbox={"facecolor": "white", "linewidth": 0, "pad": 0.8})
+    for i, (x, limit) in enumerate(lines):
+        axes.axvline(x, color=LIMIT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=4)
+        # Two limits may lie close to each other: their names stand to the outside of both.
+        side = "center" if len(lines) == 1 else "right" if i == 0 else "left"
+        axes.annotate(limit, (x, 1), xycoords=("data", "axes fraction"), xytext=({"right": 2, "left": -2}.get(side, 0), 4),
+                      textcoords="offset points", ha=side, fontsize=8, color=LIMIT)
+    axes.set_yticks([y for y, _ in names], [text_of for _, text_of in names])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(height - 0.25, -0.75)
+    if log:
+        log_axis(axes, base, largest * 1.5)
+    else:
+        axes.set_xlim(0, largest * (1.12 if width == FULL else 1.2))
+        axes.xaxis.set_major_locator(MaxNLocator(7 if width == FULL else 5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(compact))
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
@@ -265,7 +288,7 @@ def bars(figure_name, rows, value, label, *, low=None, high=None, lines=(), log=
     if with_legend:
         handles = [Rectangle((0, 0), 1, 1, color=strategy_colour(s)) for s in strategies]
         legend_above(axes, handles, strategies, offset=18 if lines else 4)
-    return to_svg(figure, figure_name)
+    return to_svg(figure, name)
 
 
 def forest(data):

@@ -80,6 +80,10 @@ def table(columns, rows):
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
+def shape_label(row):
+    return row.get("label", "").replace(" x ", " × ")
+
+
 def error_cell(row):
     ratio = row["error_ratio"]
     return (f"{ratio:.2f}" if ratio is not None else "not finite", "" if ratio is not None and ratio <= 1 else "bad")
@@ -87,7 +91,7 @@ def error_cell(row):
 
 def bench_table(rows):
     return table([
-        ("requests × tokens", True, lambda r: r.get("label", "")),
+        ("requests × tokens", True, shape_label),
         ("heads", True, lambda r: "/".join(map(str, r["case"].get("heads", [])))),
         ("dtype", True, lambda r: r["dtype"]),
         ("page", False, lambda r: number(r["page_size"])),
@@ -108,32 +112,24 @@ def bench_table(rows):
 
 
 def replay_table(rows):
-    known = [
-        ("strategy", True, "strategy", str),
-        ("kernel", True, "kernel", str),
-        ("time, median", False, "cold_us", lambda s: duration(s["median"])),
-        ("p10", False, "cold_us", lambda s: duration(s["p10"])),
-        ("p90", False, "cold_us", lambda s: duration(s["p90"])),
-        ("warm, median", False, "warm_us", lambda s: duration(s["median"])),
-        ("p10", False, "warm_us", lambda s: duration(s["p10"])),
-        ("p90", False, "warm_us", lambda s: duration(s["p90"])),
-        ("steps", False, "cold_us", lambda s: number(s["runs"])),
-        ("steps", False, "warm_us", lambda s: number(s["runs"])),
-        ("speed-up", False, "speedup", lambda v: f"{v:.2f}×"),
-        ("ratio", False, "ratio", lambda v: f"{v:.2f}"),
-        ("plan", False, "plan_us", lambda v: duration(v["median"] if isinstance(v, dict) else v)),
-        ("model", False, "model_us", duration),
-        ("error / bound", False, "error_ratio", None),
+    columns = [
+        ("strategy", True, lambda r: r["strategy"]),
+        ("kernel", True, lambda r: r["kernel"]),
+        ("median", False, lambda r: duration(r["cold_us"]["median"])),
+        ("p10", False, lambda r: duration(r["cold_us"]["p10"])),
+        ("p90", False, lambda r: duration(r["cold_us"]["p90"])),
+        ("runs", False, lambda r: number(r["cold_us"]["runs"])),
+        ("speed-up", False, lambda r: f"{r['speedup']:.2f}×" if "speedup" in r else "–"),
+        ("floor", False, lambda r: duration(r["floor_us"])),
+        ("ratio", False, lambda r: f"{r['ratio']:.2f}"),
+        ("KV read", False, lambda r: size(r["kv_bytes_read"]) if "kv_bytes_read" in r else "–"),
+        ("distinct KV", False, lambda r: size(r["distinct_bytes"])),
+        ("GB/s", False, lambda r: f"{r['gbps']:.1f}"),
+        ("plan", False, lambda r: duration(r["plan_us"])),
+        ("model", False, lambda r: duration(r["model_us"])),
+        ("error / bound", False, error_cell),
     ]
-    columns, titles = [], set()
-    for title, text, field, form in known:
-        # The cold sample where there is one, else the warm one, under the same title.
-        if not rows or not all(field in row for row in rows) or (title in titles):
-            continue
-        titles.add(title)
-        cell = error_cell if form is None else lambda row, field=field, form=form: form(row[field])
-        columns.append((title, text, cell))
-    return table(columns, rows) if columns else ""
+    return table(columns, rows) if rows else ""
 
 
 def bench_tiles(rows):
@@ -143,7 +139,7 @@ def bench_tiles(rows):
     autos = [row["ratio"] for row in rows if row["strategy"] == "auto"] or [min(v) for v in best.values()]
     mean = math.exp(sum(math.log(max(v, 1e-9)) for v in autos) / len(autos))
     errors = [row["error_ratio"] if row["error_ratio"] is not None else math.inf for row in rows]
-    of = "`auto`".strip("`") if any(row["strategy"] == "auto" for row in rows) else "best strategy"
+    of = "auto" if any(row["strategy"] == "auto" for row in rows) else "best strategy"
     return tiles([
         (number(len(best)), "shapes", False),
         (f"{mean:.2f}", f"ratio to the floor, {of}, geometric mean", False),
@@ -176,20 +172,24 @@ def replay_tiles(result):
 
 
 def summary(result):
-    facts = result.get("summary", {})
     cells = []
-    for name, value in facts.items():
+    for name, value in result.get("summary", {}).items():
         if isinstance(value, (dict, list)):
             continue
-        text = size(value) if name.endswith("_bytes") else duration(value) if name.endswith("_us") else number(value)
-        cells.append(f'<div><span>{html.escape(label_of(name))}</span><b>{html.escape(text)}</b></div>')
+        what, text = fact(name, value)
+        cells.append(f"<div><span>{html.escape(what)}</span><b>{html.escape(text)}</b></div>")
     return f'<div class="table pair">{"".join(cells)}</div>' if cells else ""
 
 
-def label_of(name):
-    for suffix in ("_us", "_bytes", "_s"):
-        name = name.removesuffix(suffix)
-    return name.replace("_", " ").replace("kv", "KV")
+def fact(name, value):
+    """A field's name and value in words: its suffix is its unit."""
+    for suffix, form in (("_per_s", lambda v: f"{number(v)} /s"), ("_us", duration), ("_bytes", size),
+                         ("_s", lambda v: duration(v * 1e6) if v < 600 else f"{v / 60:,.1f} min"),
+                         ("_rate", lambda v: f"{100 * v:.1f} %")):
+        if name.endswith(suffix):
+            stem = name if suffix == "_rate" else name.removesuffix(suffix)
+            return stem.replace("_", " "), form(value)
+    return name.replace("_", " "), number(value)
 
 
 def provenance(result):

@@ -25,111 +25,117 @@ def bench_rows(result):
                if len({str(row.get(field)) for row in rows}) > 1]
     for row in rows:
         heads = row["case"].get("heads")
-        parts = [row.get("label", "")] + ([f"{heads[0]}/{heads[1]}"] if heads else [])
-        row["group"] = "  ".join(parts + [str(row.get(field)) for field in varying])
+        parts = [page.shape_label(row)] + ([f"{heads[0]}/{heads[1]}"] if heads else [])
+        row["group"] = ", ".join(parts + [str(row.get(field)) for field in varying])
     return rows
 
 
-def speedups(rows, microseconds):
+def speedups(rows):
     """Rows of other strategies than `unshared`, with their speed-up over it on the same shape."""
-    unshared = {row["group"]: microseconds(row) for row in rows if row["strategy"] == "unshared"}
-    return [dict(row, speedup=unshared[row["group"]] / microseconds(row)) for row in rows
-            if row["strategy"] != "unshared" and row["group"] in unshared and microseconds(row) > 0]
+    unshared = {row["group"]: row["cold_us"]["median"] for row in rows if row["strategy"] == "unshared"}
+    return [dict(row, speedup=unshared[row["group"]] / row["cold_us"]["median"]) for row in rows
+            if row["strategy"] != "unshared" and row["group"] in unshared]
 
 
-def latency_figure(name, rows, field, title, caption):
-    def sample(row, key):
-        return row[field][key]
+def worst_errors(rows):
+    """The worst row of each dtype and strategy."""
+    worst = {}
+    for row in rows:
+        key = (row["dtype"], row["strategy"])
+        if key not in worst or row["error_ratio"] is None or (worst[key]["error_ratio"] or 0) < row["error_ratio"]:
+            worst[key] = dict(row, group=row["dtype"])
+    return [worst[key] for key in sorted(worst, key=lambda key: key[0])]
 
-    unit, factor = figures.seconds_scale(max(sample(row, "p90") for row in rows))
-    spread = max(sample(row, "median") for row in rows) > 30 * min(max(sample(row, "median"), 1e-9) for row in rows)
-    svg = figures.bars(name, rows, lambda row: sample(row, "median") * factor, f"time ({unit})",
-                       low=lambda row: sample(row, "p10") * factor, high=lambda row: sample(row, "p90") * factor,
-                       log=spread, text=lambda v: f"{v:.3g}")
-    return page.figure(title, caption, svg)
+
+def latency_figure(name, rows, field, caption, wide=True):
+    unit, factor = figures.seconds_scale(max(row[field]["p90"] for row in rows))
+    svg = figures.bars(name, rows, lambda row: row[field]["median"] * factor, f"time ({unit})",
+                       low=lambda row: row[field]["p10"] * factor, high=lambda row: row[field]["p90"] * factor,
+                       text=lambda v: f"{v:.3g}", width=figures.FULL if wide else figures.HALF)
+    return page.figure("Time per strategy", caption, svg, wide)
+
+
+def speedup_figure(name, rows, wide=True):
+    svg = figures.bars(name, rows, lambda row: row["speedup"], "times faster than unshared", lines=((1, "unshared"),),
+                       text=lambda v: f"{v:.2f}×", width=figures.FULL if wide else figures.HALF)
+    return page.figure("Speed-up over plain decode", "Median time of `unshared` over that of the strategy, on the same "
+                       "batches.", svg, wide)
+
+
+def ratio_figure(name, rows, wide=True):
+    svg = figures.bars(name, rows, lambda row: row["ratio"], "time over floor", lines=((1, "floor"), (1.3, "1.3")),
+                       width=figures.FULL if wide else figures.HALF)
+    return page.figure("Ratio to the floor", "Median time with cold caches over the least time the work can take on this "
+                       "machine. Lower is better.", svg, wide)
+
+
+def error_figure(name, rows, wide=True):
+    rows = [dict(row, error_ratio=row["error_ratio"] if row["error_ratio"] is not None else 1e9) for row in rows]
+    svg = figures.bars(name, rows, lambda row: row["error_ratio"], "error over bound", lines=((1, "bound"),),
+                       width=figures.FULL if wide else figures.HALF)
+    return page.figure("Error against its bound", "Worst element of the sampled rows against double precision, over the "
+                       "error it may have. Up to 1 is right.", svg, wide)
 
 
 def bench_section(result):
     rows = bench_rows(result)
     if not rows:
         return page.section("Benchmark", page.note("No case was measured."))
-    blocks = [page.figures([
-        page.figure("Ratio to the floor", "Median time with cold caches over the least time the work can take on this "
-                    "machine. Lower is better; 1 is the floor.",
-                    figures.bars("ratio", rows, lambda row: row["ratio"], "time over floor",
-                                 lines=((1, "floor"), (1.3, "1.3")))),
-        latency_figure("cold", rows, "cold_us", "Time per run", "Median with cold caches; the line spans the 10th to "
-                       "the 90th percentile."),
-    ])]
-    faster = speedups(rows, lambda row: row["cold_us"]["median"])
-    more = []
+    pictures = [ratio_figure("ratio", rows),
+                latency_figure("cold", rows, "cold_us", "Median with cold caches; the line spans the 10th to the 90th "
+                               "percentile.")]
+    faster = speedups(rows)
     if faster:
-        more.append(page.figure("Speed-up over plain decode", "Median time of `unshared` over that of the strategy, on "
-                                "the same shape.",
-                                figures.bars("speedup", faster, lambda row: row["speedup"], "times faster than unshared",
-                                             lines=((1, "unshared"),), log=max(r["speedup"] for r in faster) > 8,
-                                             text=lambda v: f"{v:.2f}×")))
-    more.append(error_figure(rows))
-    blocks.append(page.figures(more))
-    blocks.append(page.bench_table(rows))
+        pictures.append(speedup_figure("speedup", faster))
+    pictures.append(error_figure("error", worst_errors(rows)))
+    blocks = [page.bench_tiles(rows), page.figures(pictures), page.bench_table(rows)]
     if result.get("skipped"):
         blocks.append(page.note("Skipped, because their KV did not fit: "
                                 + "; ".join(entry["label"] for entry in result["skipped"]) + "."))
-    return page.section("Benchmark", page.bench_tiles(rows), *blocks, note=grid_names(rows))
+    grids = ", ".join(dict.fromkeys(row.get("grid", "") for row in rows))
+    return page.section("Benchmark", *blocks, note=grids)
 
 
-def grid_names(rows):
-    return ", ".join(dict.fromkeys(row.get("grid", "") for row in rows))
+def series_figures(series):
+    return [
+        page.figure("Share", "Tokens counted per request over distinct tokens, per decode step: the ideal reduction of KV "
+                    "reads.", figures.share_over_time(series), wide=False),
+        page.figure("KV memory of the running batch", "The gap is what plain decode reads again and again.",
+                    figures.kv_bytes_over_time(series), wide=False),
+        page.figure("Batch", "Requests at each decode step.", figures.batch_over_time(series), wide=False),
+        page.figure("Page pool", "Pages in use.", figures.pool_over_time(series), wide=False),
+    ]
 
 
-def error_figure(rows):
-    return page.figure("Error against its bound", "Worst element of the sampled rows over the error it may have, against "
-                       "double precision. Up to 1 is right.",
-                       figures.bars("error", rows, lambda row: row["error_ratio"], "error over bound",
-                                    lines=((1, "bound"),)))
+def strategy_figures(rows):
+    pictures = [latency_figure("latency", rows, "cold_us", "Median over the sampled steps; the line spans the 10th to the "
+                               "90th percentile.", wide=False)]
+    faster = [row for row in rows if row["strategy"] != "unshared" and "speedup" in row]
+    pictures.append(speedup_figure("speedup-replay", faster, wide=False) if faster else "")
+    pictures.append(ratio_figure("ratio-replay", rows, wide=False))
+    pictures.append(error_figure("error-replay", rows, wide=False))
+    return list(filter(None, pictures))
 
 
 def replay_section(result):
     series, rows = result.get("series", {}), result["rows"]
     for row in rows:
-        row["group"] = row["strategy"]
-    pictures = []
-    if series.get("time_s"):
-        pictures += [
-            page.figure("Share", "Tokens counted per request over distinct tokens, per decode step: the ideal reduction "
-                        "of KV reads.", figures.share_over_time(series), wide=False),
-            page.figure("KV memory of the running batch", "The gap is what plain decode reads again and again.",
-                        figures.kv_bytes_over_time(series), wide=False),
-            page.figure("Batch", "Requests that decode together.", figures.batch_over_time(series), wide=False),
-            page.figure("Page pool", "Pages in use, those the cache keeps included.", figures.pool_over_time(series),
-                        wide=False),
-        ]
+        row["group"] = ""
+    pictures = series_figures(series) if series.get("time_s") else []
     if any(v is not None for values in series.get("strategy_us", {}).values() for v in values):
-        pictures.append(page.figure("Attention over time", "One layer, measured on the sampled steps.",
+        pictures.append(page.figure("Attention over time", "One layer with cold caches, measured on the sampled steps.",
                                     figures.latency_over_time(series)))
-    field = "cold_us" if rows and "cold_us" in rows[0] else "warm_us"
-    if rows and all(field in row for row in rows):
-        for row in rows:
-            row["group"] = ""
-        pictures.append(latency_figure("latency", rows, field, "Time per strategy", "Median over the sampled steps; the "
-                                       "line spans the 10th to the 90th percentile."))
-        faster = speedups(rows, lambda row: row[field]["median"])
-        if faster:
-            pictures.append(page.figure("Speed-up over plain decode", "Median time of `unshared` over that of the "
-                                        "strategy.",
-                                        figures.bars("speedup-replay", faster, lambda row: row["speedup"],
-                                                     "times faster than unshared", lines=((1, "unshared"),),
-                                                     text=lambda v: f"{v:.2f}×")))
-    if result.get("forest", {}).get("nodes"):
-        forest = result["forest"]
+    if rows:
+        pictures += strategy_figures(rows)
+    forest = result.get("forest")
+    if forest and forest["nodes"]:
         step = f"Decode step {forest['step']:,}: " if "step" in forest else ""
         pictures.append(page.figure("The forest of a step", f"{step}{forest['num_requests']:,} requests side by side, "
                                     "their tokens from the top down. A wide box is read once for all requests below it; "
                                     f"share {forest['share']:.2f}.", figures.forest(forest)))
-    if rows and all("error_ratio" in row for row in rows):
-        pictures.append(error_figure(rows))
-    return page.section("Replay", page.replay_tiles(result), page.figures(pictures), page.summary(result),
-                        page.replay_table(rows), note=result.get("trace", ""))
+    trace = result.get("summary", {}).get("trace", "")
+    return page.section("Replay", page.replay_tiles(result), page.figures(pictures), page.replay_table(rows),
+                        page.summary(result), note=trace)
 
 
 def build(results, title):
