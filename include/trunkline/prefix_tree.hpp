@@ -86,8 +86,9 @@ struct PrefixTreeStats {
 /// Carry out copies in the order of the calls, each before KV is written for that or any later call.
 ///
 /// The tree holds one reference to each page it caches, each request one to each page of its block table. What no
-/// request and no lock holds stays cached until its pages are needed: least recently used first, longest prefixes kept
-/// longest. A prefix is used when a request leaves it, when a lock is taken off it, and not by match_prefix.
+/// request and no lock holds stays cached until its pages are needed: least recently used first, the ends of sequences
+/// before their beginnings. A prefix is used when a request leaves it, when a lock is taken off it, and not by
+/// match_prefix.
 ///
 /// insert and append evict what they need. When even that is not enough they throw out_of_pages, `missing()` being the
 /// number of pages lacking, and nothing has changed, the cache included. Every other error is invalid_argument, naming

@@ -178,16 +178,4 @@ void PrefixTree::check_integrity() const {
   expect_equal("filled slots", filled_slots, impl.ledger.filled_slots());
 }
 
-std::int64_t PrefixTree::memory_bytes() const noexcept {
-  // An entry of an unordered_map is its value, a link and its share of the buckets.
-  constexpr std::int64_t request_bytes = sizeof(std::pair<const RequestId, Impl::Request>) + 2 * sizeof(void*);
-  std::int64_t bytes = static_cast<std::int64_t>(sizeof(Impl)) + impl_->nodes.memory_bytes() +
-                       impl_->ledger.memory_bytes() +
-                       static_cast<std::int64_t>(impl_->requests.bucket_count() * sizeof(void*));
-  for (const auto& [id, request] : impl_->requests) {
-    bytes += request_bytes + request.tail.memory_bytes() + request.table.memory_bytes();
-  }
-  return bytes;
-}
-
 }  // namespace trunkline

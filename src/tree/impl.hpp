@@ -1,4 +1,5 @@
-// The state of a PrefixTree, shared by its operations (prefix_tree.cpp) and its self-check (check.cpp).
+// The state of a PrefixTree, shared by its operations (prefix_tree.cpp), statistics (stats.cpp) and self-check
+// (check.cpp).
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,7 @@ struct PrefixTree::Impl {
   explicit Impl(PagePool& page_pool) : pool(&page_pool), ledger(page_pool), nodes(ledger) {}
 
   Request& find(RequestId request);
-  const Request& find(RequestId request) const { return const_cast<Impl*>(this)->find(request); }
+  const Request& find(RequestId request) const;
   Growth plan_growth(std::int32_t from, std::int64_t to, std::int32_t last_page) const;
   std::optional<PageCopy> grow(Request& request, const Growth& growth, std::span<const std::int32_t> tokens);
   void adopt_pages(Request& request, std::int32_t child, std::int32_t end, Committed& replaced);

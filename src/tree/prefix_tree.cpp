@@ -31,10 +31,14 @@ std::int32_t check_tokens(std::span<const std::int32_t> tokens) {
 
 }  // namespace
 
-PrefixTree::Impl::Request& PrefixTree::Impl::find(RequestId request) {
+const PrefixTree::Impl::Request& PrefixTree::Impl::find(RequestId request) const {
   const auto found = requests.find(request);
   require(found != requests.end(), "request", "a request of this tree", request);
   return found->second;
+}
+
+PrefixTree::Impl::Request& PrefixTree::Impl::find(RequestId request) {
+  return const_cast<Request&>(std::as_const(*this).find(request));
 }
 
 PrefixTree::Impl::Growth PrefixTree::Impl::plan_growth(std::int32_t from, std::int64_t to,
@@ -290,27 +294,6 @@ std::span<const std::int32_t> PrefixTree::block_table(RequestId request) const {
 
 std::int32_t PrefixTree::num_available_pages() const noexcept {
   return impl_->pool->num_free() + impl_->nodes.num_evictable_pages();
-}
-
-double PrefixTreeStats::hit_rate() const noexcept {
-  return prompt_tokens > 0 ? static_cast<double>(hit_tokens) / static_cast<double>(prompt_tokens) : 0.0;
-}
-
-double PrefixTreeStats::fragmentation() const noexcept {
-  return total_slots > 0 ? 1.0 - static_cast<double>(filled_slots) / static_cast<double>(total_slots) : 0.0;
-}
-
-PrefixTreeStats PrefixTree::stats() const noexcept {
-  PrefixTreeStats stats = impl_->totals;
-  stats.num_requests = static_cast<std::int64_t>(impl_->requests.size());
-  stats.num_nodes = impl_->nodes.num_nodes();
-  stats.pages_cached = impl_->nodes.num_evictable_pages();
-  stats.pages_free = impl_->pool->num_free();
-  stats.pages_in_use = impl_->pool->num_used() - stats.pages_cached;
-  stats.peak_pages = impl_->pool->peak_used();
-  stats.filled_slots = impl_->ledger.filled_slots();
-  stats.total_slots = impl_->ledger.num_pages() * page_size();
-  return stats;
 }
 
 }  // namespace trunkline
