@@ -1,5 +1,8 @@
 #include "trace/json_lines.hpp"
 
+#include <fmt/core.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -27,12 +30,7 @@ std::string show(simdjson::dom::element value) { return excerpt(simdjson::to_str
 
 }  // namespace
 
-std::string quoted(std::string_view key) {
-  std::string out(1, '"');
-  out += key;
-  out += '"';
-  return out;
-}
+std::string quoted(std::string_view key) { return fmt::format("\"{}\"", key); }
 
 JsonLines::JsonLines(const std::filesystem::path& path) : path_(path.string()) {
   errno = 0;
@@ -53,7 +51,7 @@ bool JsonLines::next() {
   if (content.find_first_not_of(blanks) == std::string_view::npos) fail("a JSON object", "a blank line");
   simdjson::dom::element value;
   if (const auto error = parser_.parse(content.data(), content.size()).get(value)) {
-    fail("a JSON object", std::string("'") + excerpt(content) + "' (" + simdjson::error_message(error) + ")");
+    fail("a JSON object", fmt::format("'{}' ({})", excerpt(content), simdjson::error_message(error)));
   }
   if (value.get(object_)) fail("a JSON object", show(value));
   return true;
@@ -79,7 +77,7 @@ std::int64_t JsonLines::integer_value(simdjson::dom::element value, std::string_
                                       std::int64_t most) const {
   std::int64_t number = 0;
   if (value.get(number) || number < least || number > most) {
-    fail(std::string(what) + ": an integer from " + std::to_string(least) + " to " + std::to_string(most), show(value));
+    fail(fmt::format("{}: an integer from {} to {}", what, least, most), show(value));
   }
   return number;
 }
