@@ -95,7 +95,8 @@ struct Plan {
   /// forest's tables alone. O(rows of items * segments), meant for tests. The error's argument is the entry,
   /// "items[3]".
   void check(const Forest& forest) const;
-  /// For people, with modelled times for the nodes that cost most; and the same facts, every node, as one JSON object.
+  /// For people, with the shared nodes and those that cost most, 40 at most; and the same facts, every node, as one
+  /// JSON object.
   std::string explain(const Forest& forest) const;
   std::string explain_json(const Forest& forest) const;
 

@@ -11,7 +11,7 @@
 namespace trunkline {
 namespace {
 
-// Nodes that the text shows; the JSON has all.
+// Nodes that the text shows, shared ones before others, then those that cost most; the JSON has all.
 constexpr std::size_t most_shown = 40;
 
 // Independent of the locale, unlike printf.
@@ -137,7 +137,11 @@ std::string Plan::explain(const Forest& forest) const {
   std::iota(shown.begin(), shown.end(), std::size_t{0});
   const std::size_t num_shown = std::min(most_shown, shown.size());
   std::partial_sort(shown.begin(), shown.begin() + static_cast<std::ptrdiff_t>(num_shown), shown.end(),
-                    [this](std::size_t a, std::size_t b) {
+                    [&](std::size_t a, std::size_t b) {
+                      auto shared = [&](std::size_t v) {
+                        return forest.nodes()[v].request_end - forest.nodes()[v].request_begin > 1;
+                      };
+                      if (shared(a) != shared(b)) return shared(a);
                       const double x = choices[a].seconds, y = choices[b].seconds;
                       return x != y ? x > y : a < b;
                     });

@@ -1,0 +1,8 @@
+// Counts what this program allocates with operator new.
+#pragma once
+
+namespace trunkline::test {
+
+long long num_allocations();
+
+}  // namespace trunkline::test
