@@ -129,7 +129,7 @@ void GridCase::validate() const {
 GridCase make_case(int batch, int shared, int unique) {
   GridCase result;
   // One level when all or nothing is shared: a level of empty nodes would only be dropped again.
-  if (shared > 0) result.levels.push_back({1, shared});
+  if (shared != 0) result.levels.push_back({1, shared});
   result.levels.push_back({batch, unique});
   result.fields = {{"batch", batch}, {"shared", shared}, {"unique", unique}};
   return result;

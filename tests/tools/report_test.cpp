@@ -1,0 +1,91 @@
+// The HTML report: complete, and readable without a network.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tools/run_command.hpp"
+#include "tools/trace_files.hpp"
+
+namespace trunkline {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class Report : public testing::Test {
+ protected:
+  static std::string sample(const std::string& name) {
+    return std::string("'") + TRUNKLINE_SOURCE_DIR + "/tests/tools/" + name + "'";
+  }
+  std::string page() const { return (folder.path() / "page.html").string(); }
+  test::CommandResult report(const std::string& arguments) const {
+    return test::run_command("report -o '" + page() + "' " + arguments, folder.path());
+  }
+  test::TemporaryFolder folder;
+};
+
+#define TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result)                                                 \
+  if ((result).exit_code == 3 && (result).errors.find("python3-matplotlib") != std::string::npos) \
+  GTEST_SKIP() << "Matplotlib is not installed"
+
+void expect_self_contained(const std::string& html) {
+  for (const char* reference : {"http:", "https:", "<script", "<link", "<img", "@import", "src=", "url(\"", "url('"}) {
+    EXPECT_THAT(html, Not(HasSubstr(reference)));
+  }
+}
+
+TEST_F(Report, BenchPageHasEveryPicture) {
+  const auto result = report("--title 'A & B' " + sample("report_bench.json"));
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_EQ(result.out, page() + "\n");
+  EXPECT_EQ(result.errors, "");
+  const std::string html = test::read_text(page());
+  for (const char* part :
+       {"<title>A &amp; B</title>", "aria-label=\"ratio\"", "aria-label=\"cold\"", "aria-label=\"speedup\"",
+        "aria-label=\"error\"", "32 × (0 + 1088)", "Example CPU 2.6 GHz", "0123456789ab", "trunkline bench --grid"}) {
+    EXPECT_THAT(html, HasSubstr(part));
+  }
+  expect_self_contained(html);
+}
+
+TEST_F(Report, ReplayPageHasEveryPicture) {
+  const auto result = report(sample("report_replay.json") + " " + sample("report_bench.json"));
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const std::string html = test::read_text(page());
+  for (const char* part :
+       {"aria-label=\"share\"", "aria-label=\"kv-bytes\"", "aria-label=\"batch\"", "aria-label=\"pool\"",
+        "aria-label=\"latency-over-time\"", "aria-label=\"latency\"", "aria-label=\"speedup-replay\"",
+        "aria-label=\"ratio-replay\"", "aria-label=\"error-replay\"", "aria-label=\"forest\"", "aria-label=\"ratio\"",
+        "conversation_trace.jsonl", "two_phase"}) {
+    EXPECT_THAT(html, HasSubstr(part));
+  }
+  expect_self_contained(html);
+}
+
+TEST_F(Report, WhatIsNoResultIsRefused) {
+  EXPECT_EQ(report("'/no/such/file.json'").exit_code, 2);
+  const auto other = report("'" + folder.write("other.json", "{\"nodes\": []}").string() + "'");
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.errors, HasSubstr("other.json"));
+  const auto broken = report("'" + folder.write("broken.json", "{\"rows\": [").string() + "'");
+  EXPECT_EQ(broken.exit_code, 2);
+  EXPECT_THAT(broken.errors, HasSubstr("JSON"));
+  const auto incomplete =
+      report("'" + folder.write("incomplete.json", R"({"rows": [{"strategy": "auto"}]})").string() + "'");
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(incomplete);
+  EXPECT_EQ(incomplete.exit_code, 2);
+  EXPECT_THAT(incomplete.errors, HasSubstr("incomplete"));
+  EXPECT_FALSE(std::filesystem::exists(page()));
+}
+
+TEST_F(Report, MissingPythonNamesThePackage) {
+  const auto result = report("--python /no/such/python " + sample("report_bench.json"));
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, HasSubstr("apt-get install python3-matplotlib"));
+}
+
+}  // namespace
+}  // namespace trunkline
