@@ -67,7 +67,7 @@ void expect_any_case_exact() {
 
 TEST(RandomForests, PlansCheckAndResultsAreExact) {
   EXPECT_TRUE(rc::check([] {
-    for (int i = 0; i < 5; ++i) expect_any_case_exact();
+    for (int i = 0; i < 15; ++i) expect_any_case_exact();
   }));
 }
 

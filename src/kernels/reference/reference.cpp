@@ -5,15 +5,17 @@
 #include <string>
 
 #include "kernels/reference/formats.hpp"
+#include "kernels/reference/row.hpp"
 #include "trunkline/error.hpp"
 
 namespace trunkline {
 namespace {
 
+using reference::Context;
+using reference::Exact;
 using reference::load;
-using reference::round_to;
+using reference::Naive;
 using reference::ulp;
-using reference::unit_roundoff;
 
 [[noreturn]] void invalid(std::string argument, std::string expected, std::string got) {
   throw Error(ErrorCode::invalid_argument, std::move(argument), std::move(expected), std::move(got));
@@ -136,125 +138,22 @@ std::vector<Query> queries_of(const TensorView& q, std::span<const std::int32_t>
   return queries;
 }
 
-/// K and V of one request and KV head, position by position. 16-bit values are exact in f32.
-struct Context {
-  std::vector<float> k, v;  // [seq_len, head_dim]
-};
-
-void append_token(std::vector<float>& rows, const KvView& kv, const KvView::Plane& plane, std::int64_t page,
-                  std::int64_t slot, std::int64_t head) {
+void read_token(float* row, const KvView& kv, const KvView::Plane& plane, std::int64_t page, std::int64_t slot,
+                std::int64_t head) {
   const std::int64_t base = page * plane.page_stride + slot * plane.token_stride + head * plane.head_stride;
-  for (int i = 0; i < kv.head_dim; ++i) rows.push_back(load(kv.dtype, plane.data, base + i));
+  for (int i = 0; i < kv.head_dim; ++i) row[i] = load(kv.dtype, plane.data, base + i);
 }
 
 Context gather(const KvView& kv, const Tables& tables, std::size_t request, std::int64_t seq_len, std::int64_t head) {
   Context context;
-  context.k.reserve(static_cast<std::size_t>(seq_len * kv.head_dim));
-  context.v.reserve(static_cast<std::size_t>(seq_len * kv.head_dim));
+  context.k.resize(static_cast<std::size_t>(seq_len * kv.head_dim));
+  context.v.resize(static_cast<std::size_t>(seq_len * kv.head_dim));
   for (std::int64_t t = 0; t < seq_len; ++t) {
     const std::int64_t page = tables.entry(request, t / kv.page_size), slot = t % kv.page_size;
-    append_token(context.k, kv, kv.k, page, slot, head);
-    append_token(context.v, kv, kv.v, page, slot, head);
+    read_token(context.k.data() + t * kv.head_dim, kv, kv.k, page, slot, head);
+    read_token(context.v.data() + t * kv.head_dim, kv, kv.v, page, slot, head);
   }
   return context;
-}
-
-/// Rounding x in f32 is off by up to 2^-24 |x|, and by 0.42 of that in the root mean square over the places of x
-/// between two powers of two: sqrt(1/3) of the uniform error, times sqrt(3 / (8 ln 2)) for the place.
-constexpr double rounding = 0.42 * 0x1p-24;
-
-double squared(double x) { return x * x; }
-
-/// One row's attention in double precision, and the variance of a naive f32 evaluation of it: first order in every
-/// rounding, all of them independent.
-struct Exact {
-  std::vector<double> out, out_variance;  // [head_dim]
-  double lse = 0, lse_variance = 0;
-  double max_score = -std::numeric_limits<double>::infinity();
-};
-
-Exact exact_row(const std::vector<float>& q, const Context& context, std::size_t visible, double scale,
-                DType kv_dtype) {
-  const std::size_t head_dim = q.size();
-  const auto k = [&](std::size_t t, std::size_t i) { return double{context.k[t * head_dim + i]}; };
-  const auto v = [&](std::size_t t, std::size_t i) { return double{context.v[t * head_dim + i]}; };
-  Exact row;
-
-  // Scores. Each product and each partial sum of the dot product is rounded, then the product with the scale.
-  std::vector<double> scores(visible), variances(visible);
-  for (std::size_t t = 0; t < visible; ++t) {
-    double score = 0, squares = 0;
-    for (std::size_t i = 0; i < head_dim; ++i) {
-      const double product = double{q[i]} * k(t, i);
-      score += product;
-      squares += squared(product) + squared(score);
-    }
-    scores[t] = scale * score;
-    variances[t] = squared(rounding) * (squared(scale) * squares + squared(scores[t]));
-    row.max_score = std::max(row.max_score, scores[t]);
-  }
-
-  // Weights. Rounded: the distance to the maximum, the exponential, and the partial sums, which are common to all.
-  std::vector<double> weights(visible);
-  double sum = 0, sum_squares = 0;
-  for (std::size_t t = 0; t < visible; ++t) {
-    weights[t] = std::exp(scores[t] - row.max_score);
-    variances[t] += squared(rounding) * (squared(scores[t] - row.max_score) + 1);
-    sum += weights[t];
-    sum_squares += squared(sum);
-  }
-  const double sum_variance = squared(rounding) * sum_squares / squared(sum);
-  row.lse = row.max_score + std::log(sum);
-
-  // The result. Rounded: the weight over the sum, in the dtype of V, its product with v, and the partial sums.
-  const double weight_variance = squared(0.42 * unit_roundoff(kv_dtype)) + squared(rounding);
-  row.out.assign(head_dim, 0.0);
-  row.out_variance.assign(head_dim, 0.0);
-  for (std::size_t t = 0; t < visible; ++t) {
-    weights[t] /= sum;
-    for (std::size_t i = 0; i < head_dim; ++i) {
-      const double term = weights[t] * v(t, i);
-      row.out[i] += term;
-      row.out_variance[i] += weight_variance * squared(term) + squared(rounding) * squared(row.out[i]);
-    }
-  }
-  // What is wrong with a score moves weight from every other token to its own.
-  row.lse_variance = sum_variance;
-  for (std::size_t t = 0; t < visible; ++t) {
-    const double moved = squared(weights[t]) * variances[t];
-    row.lse_variance += moved;
-    for (std::size_t i = 0; i < head_dim; ++i) row.out_variance[i] += moved * squared(v(t, i) - row.out[i]);
-  }
-  for (std::size_t i = 0; i < head_dim; ++i) row.out_variance[i] += sum_variance * squared(row.out[i]);
-  return row;
-}
-
-struct Naive {
-  std::vector<double> out;  // numbers of the output dtype
-  float lse = 0;
-};
-
-Naive naive_row(const std::vector<float>& q, const Context& context, std::size_t visible, float scale, DType kv_dtype,
-                DType out_dtype) {
-  const std::size_t head_dim = q.size();
-  std::vector<float> weights(visible), out(head_dim, 0.0f);
-  float max_score = -std::numeric_limits<float>::infinity();
-  for (std::size_t t = 0; t < visible; ++t) {
-    float score = 0;
-    for (std::size_t i = 0; i < head_dim; ++i) score += q[i] * context.k[t * head_dim + i];
-    weights[t] = scale * score;
-    max_score = std::max(max_score, weights[t]);
-  }
-  float sum = 0;
-  for (float& weight : weights) sum += weight = std::exp(weight - max_score);
-  for (std::size_t t = 0; t < visible; ++t) {
-    const auto weight = static_cast<float>(round_to(kv_dtype, weights[t] / sum));
-    for (std::size_t i = 0; i < head_dim; ++i) out[i] += weight * context.v[t * head_dim + i];
-  }
-  Naive row;
-  row.lse = max_score + std::log(sum);
-  for (const float value : out) row.out.push_back(round_to(out_dtype, value));
-  return row;
 }
 
 /// The largest error among 128 elements with errors of their own is typically 2.5 standard deviations. Where one error
@@ -272,8 +171,8 @@ void append_row(ReferenceResult& result, const std::vector<float>& q, const Cont
     return;
   }
   const auto num_tokens = static_cast<std::size_t>(visible);
-  const Exact exact = exact_row(q, context, num_tokens, scale, kv_dtype);
-  const Naive naive = naive_row(q, context, num_tokens, static_cast<float>(scale), kv_dtype, out_dtype);
+  const Exact exact = reference::exact_row(q, context, num_tokens, scale, kv_dtype);
+  const Naive naive = reference::naive_row(q, context, num_tokens, static_cast<float>(scale), kv_dtype, out_dtype);
 
   double error = 0;
   for (std::size_t i = 0; i < q.size(); ++i) {
