@@ -42,7 +42,9 @@ struct Merge {
   std::int32_t row_begin;
   std::int32_t num_rows;  // 1 to max_merge_rows
   std::int32_t source_begin;
-  std::int32_t num_sources;  // 0: no token is visible, out = 0 and lse = -inf
+  // 0: no token is visible, out = 0 and lse = -inf. 1: one partial, of an item that could not write these rows directly
+  // because it serves rows with other partials too.
+  std::int32_t num_sources;
 };
 
 /// Items of one phase: wide [item_begin, wide_end), narrow [wide_end, item_end). Phases run one after the other;

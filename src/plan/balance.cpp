@@ -40,13 +40,10 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
-  auto even = [this] { return best_.busiest <= uncut_mean_ * (1 + tolerance); };
-  attempt(uncut, 0, false);
+  const bool fill_up = setting.options.allowed && setting.options.fill_up;
+  attempt(uncut, 0, fill_up);
   if (!even()) attempt(uncut, tolerance, false);
-  if (setting.options.allowed && !even()) {
-    if (setting.options.fill_up) attempt(uncut, 0, true);
-    if (longest > uncut_mean_ / most_rounds) try_caps(longest);
-  }
+  if (setting.options.allowed && !even() && longest > uncut_mean_ / most_rounds) try_caps(longest);
 
   for (std::size_t i = 0; i < list_.size(); ++i) tiles[list_[i]].num_pieces = best_.pieces[i];
   share.num_long = best_.num_long;
@@ -76,17 +73,30 @@ void Balance::try_caps(double longest) {
   }
 }
 
+// Deals with the rest as it is, and, where workers may be filled up and still are uneven, with the rest cut fine.
 void Balance::attempt(double longest, double over, bool fill_up) {
   cut(longest);
   const double least = std::max(seconds_from(0) / cost_->num_workers(), longest_unit());
   if (cost_->together(least, setting_.other_seconds) + merging() >= best_.score) return;
   deal_long(over);
-  if (fill_up) refine_rest();
+  fill_up &= trial_.num_long < list_.size();
+  if (fill_up) dealt_long_ = trial_;
   deal_short();
+  judge();
+  if (!fill_up || even()) return;
+  std::swap(trial_, dealt_long_);
+  refine_rest();
+  deal_short();
+  judge();
+}
+
+void Balance::judge() {
   trial_.busiest = *std::max_element(trial_.load.begin(), trial_.load.end());
   trial_.score = cost_->together(trial_.busiest, setting_.other_seconds) + merging();
   if (trial_.score < best_.score) std::swap(trial_, best_);
 }
+
+bool Balance::even() const { return best_.busiest <= uncut_mean_ * (1 + tolerance); }
 
 double Balance::longest_unit() const {
   return *std::max_element(trial_.unit_seconds.begin(), trial_.unit_seconds.end());

@@ -51,6 +51,8 @@ class Balance {
   void deal_long(double over);
   void refine_rest();
   void deal_short();
+  void judge();
+  bool even() const;
   double merging() const;
 
   const Tile& tile(std::size_t i) const { return tiles_[list_[i]]; }
@@ -67,7 +69,7 @@ class Balance {
   std::span<Tile> tiles_;
   std::span<const std::int32_t> list_;
   double uncut_mean_ = 0;  // seconds of a worker if nothing is split and all is even
-  Trial trial_, best_;
+  Trial trial_, best_, dealt_long_;
 };
 
 }  // namespace trunkline::plan

@@ -1,5 +1,6 @@
 // The search: candidates, cost, compare.
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <utility>
 
@@ -102,46 +103,53 @@ class Search {
     emit(options);
   }
 
-  /// Of all ways to use the sharing, the one that the model finds fastest. The price of a second in each lane depends
-  /// on which lane ends up the longer, so all cases are tried; so is sharing everything and nothing, so that no named
-  /// strategy is faster. A candidate whose lower bound is above the best so far is never laid out.
+  /// Of all ways to use the sharing, the one that the model finds fastest: what the prices say, nothing and everything
+  /// (so no named strategy is faster), and what the prices say when a second of the lane that is hidden under the other
+  /// counts only what it slows that down.
   void make_best(const SplitOptions& options, double reluctance) {
-    const double hidden = std::min(1.0, cost_.overlap_penalty());
-    const bool two_prices = cost_.lanes_overlap() && hidden < 1;
-    const Choice candidates[] = {
-        {.reluctance = reluctance},
-        {.keep_none = true},
-        {.keep_all = true},
-        {.price = {{hidden, 1.0}}, .reluctance = reluctance},
-        {.price = {{1.0, hidden}}, .reluctance = reluctance},
-    };
-    constexpr std::size_t count = std::size(candidates);
-    std::size_t best = count, emitted = count;
-    double best_seconds = std::numeric_limits<double>::infinity();
-    std::uint64_t seen[count];
-    for (std::size_t i = 0; i < count; ++i) {
-      seen[i] = 0;
-      if (!two_prices && !(candidates[i].price == Price{})) continue;
-      if (candidates[i].keep_all && reluctance > 1) continue;
-      seen[i] = scratch_.grouping.decide(candidates[i]);
-      if (std::find(seen, seen + i, seen[i]) != seen + i || cut() >= best_seconds) continue;
-      emit(options);
-      emitted = i;
-      if (plan_.model.seconds < best_seconds) {
-        best = i;
-        best_seconds = plan_.model.seconds;
-      }
-      if (scratch_.grouping.num_shared() == 0) return;  // nothing to decide
+    num_seen_ = 0;
+    best_seconds_ = std::numeric_limits<double>::infinity();
+    consider({.reluctance = reluctance}, options);
+    if (scratch_.grouping.num_shared() == 0) return;  // nothing to decide
+    consider({.keep_none = true}, options);
+    if (reluctance <= 1) consider({.keep_all = true}, options);
+    if (cost_.lanes_overlap() && cost_.overlap_penalty() < 1) {
+      Price price;
+      price.lane[best_wide_is_shorter_ ? wide_lane : narrow_lane] = cost_.overlap_penalty();
+      consider({.price = price, .reluctance = reluctance}, options);
     }
-    if (emitted != best) make(candidates[best], options);
+    if (!emitted_best_) make(best_, options);
   }
 
  private:
+  /// Lays a choice out, unless it comes to one that was considered or its lower bound is above the best so far.
+  void consider(const Choice& choice, const SplitOptions& options) {
+    const std::uint64_t outcome = scratch_.grouping.decide(choice);
+    const auto seen_end = seen_.begin() + num_seen_;
+    if (std::find(seen_.begin(), seen_end, outcome) != seen_end) return;
+    seen_[num_seen_++] = outcome;
+    if (cut() >= best_seconds_) return;
+    emit(options);
+    emitted_best_ = plan_.model.seconds < best_seconds_;
+    if (!emitted_best_) return;
+    best_ = choice;
+    best_seconds_ = plan_.model.seconds;
+    best_wide_is_shorter_ = plan_.model.wide_seconds < plan_.model.narrow_seconds;
+  }
+
   const Forest& forest_;
   const CostModel& cost_;
   std::int32_t granule_;
   Plan& plan_;
   Scratch& scratch_;
+
+  // Of make_best
+  std::array<std::uint64_t, 4> seen_{};
+  int num_seen_ = 0;
+  Choice best_;
+  double best_seconds_ = 0;
+  bool best_wide_is_shorter_ = false;
+  bool emitted_best_ = false;  // the plan holds the best choice
 };
 
 }  // namespace
