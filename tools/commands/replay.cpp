@@ -216,7 +216,7 @@ void Replay::report_strategies(const sim::Measure& measure) {
   const auto results = sim::by_strategy(measure_.strategies, measured_);
   for (std::size_t i = 0; i < results.size(); ++i) {
     const sim::StrategyResult& result = results[i];
-    const Json row = sim::row_json(result, measure_, measure.attention(i));
+    const Json row = sim::row_json(result, result_["summary"]["trace"], measure_, measure.attention(i));
     const Statistics cold = summarize(result.cold);
     table.add_row({to_string(result.strategy), format_seconds(cold.median), format_seconds(cold.p10),
                    format_seconds(cold.p90), result.speedup > 0 ? fmt::format("{:.2f}", result.speedup) : "-",

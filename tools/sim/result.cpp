@@ -24,6 +24,8 @@ std::vector<StrategyResult> by_strategy(const std::vector<Strategy>& strategies,
       result.plan.insert(result.plan.end(), times.plan.begin(), times.plan.end());
       result.floors.push_back(step.times.floor.seconds());
       result.ratios.push_back(median / result.floors.back());
+      result.floor.read_seconds += step.times.floor.read_seconds;
+      result.floor.compute_seconds += step.times.floor.compute_seconds;
       result.seconds += median;
       result.model_seconds += times.model_seconds;
       result.kv_bytes_read += static_cast<double>(times.kv_bytes_read);
@@ -37,9 +39,12 @@ std::vector<StrategyResult> by_strategy(const std::vector<Strategy>& strategies,
   return results;
 }
 
-Json row_json(const StrategyResult& result, const MeasureOptions& options, const Attention& attention) {
+Json row_json(const StrategyResult& result, const std::string& label, const MeasureOptions& options,
+              const Attention& attention) {
   const auto steps = static_cast<double>(result.floors.size());
-  Json row = {{"label", fmt::format("{} sampled steps", result.floors.size())},
+  Json row = {{"grid", "replay"},
+              {"case", {{"trace", label}, {"sampled_steps", result.floors.size()}}},
+              {"label", label},
               {"backend", options.backend.backend},
               {"kernel", attention.kernel()},
               {"threads", attention.num_threads()},
@@ -50,6 +55,7 @@ Json row_json(const StrategyResult& result, const MeasureOptions& options, const
               {"page_size", options.shape.page_size},
               {"cold_us", tools::to_json(summarize(result.cold), 1e6)},
               {"floor_us", summarize(result.floors).median * 1e6},
+              {"floor_bound", result.floor.bound()},
               {"ratio", summarize(result.ratios).median}};
   if (result.speedup > 0) row["speedup"] = result.speedup;
   row["distinct_bytes"] = result.distinct_bytes / steps;

@@ -25,13 +25,16 @@ struct StrategyResult {
   double seconds = 0, model_seconds = 0;  // sums over steps, of medians
   double kv_bytes_read = 0, distinct_bytes = 0, operations = 0;  // sums over steps
   double speedup = 0;  // over unshared: sum of its medians over the sum of ours; 0 when unshared was not measured
+  tools::Floor floor;  // sums over steps, of both sides
   tools::Accuracy accuracy;
 };
 
 std::vector<StrategyResult> by_strategy(const std::vector<Strategy>& strategies,
                                         const std::vector<MeasuredStep>& steps);
 
-tools::Json row_json(const StrategyResult& result, const MeasureOptions& options, const Attention& attention);
+/// `label` says of what the steps are, the trace's name.
+tools::Json row_json(const StrategyResult& result, const std::string& label, const MeasureOptions& options,
+                     const Attention& attention);
 
 /// One flat object of what the simulation was told and counted.
 tools::Json summary_json(const trace::Trace& trace, const Options& options, const Replayed& replayed);
