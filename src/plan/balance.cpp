@@ -48,7 +48,6 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   for (std::size_t i = 0; i < list_.size(); ++i) tiles[list_[i]].num_pieces = best_.pieces[i];
   share.num_long = best_.num_long;
   std::swap(share.begin, best_.begin);
-  std::swap(share.worker_seconds, best_.load);
   share.busiest = best_.busiest;
 }
 

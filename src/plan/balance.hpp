@@ -16,8 +16,7 @@ struct Share {
   std::size_t num_long = 0;         // tiles[0, num_long) are the long band
   /// [num_workers + 1] per band: first unit of each worker, counted from the band's first tile.
   std::array<std::vector<std::int32_t>, 2> begin;
-  std::vector<double> worker_seconds;
-  double busiest = 0;
+  double busiest = 0;  // seconds
 };
 
 /// Cuts and shares out a list. Long tiles are dealt in contiguous runs to one worker after the other; what does not

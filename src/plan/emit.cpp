@@ -141,48 +141,46 @@ void Emitter::place_partials(std::vector<Group>& groups, std::span<Tile> tiles, 
 
 void Emitter::emit_phase(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
                          std::span<const Tile> tiles, std::size_t phase, Plan& plan) {
+  if (shares_[phase * num_lanes].tiles.empty() && shares_[phase * num_lanes + 1].tiles.empty()) return;
   Phase entry{};
   entry.item_begin = static_cast<std::int32_t>(plan.items.size());
-  const auto num_workers = static_cast<std::size_t>(cost.num_workers());
-  const std::size_t schedule_begin = plan.schedule.size();
   for (int lane = 0; lane < num_lanes; ++lane) {
     const Share& share = shares_[phase * num_lanes + (cost.lanes_overlap() ? lane : 0)];
-    std::int64_t lane_units = 0;
-    for (int band = 0; band < 2; ++band) {
-      // The band's tiles of this lane: wide ones come first where a list holds both.
-      const std::span<const std::int32_t> all = share.tiles;
-      const std::span list = band == 0 ? all.first(std::min(share.num_long, all.size()))
-                                       : all.subspan(std::min(share.num_long, all.size()));
-      const auto first_narrow =
-          std::find_if(list.begin(), list.end(), [&](auto t) { return tiles[t].lane == narrow_lane; });
-      const auto num_wide = static_cast<std::size_t>(first_narrow - list.begin());
-      const std::span own = lane == wide_lane ? list.first(num_wide) : list.subspan(num_wide);
-
-      std::int64_t before = 0;  // units of the band that belong to the other lane
-      if (lane == narrow_lane) {
-        for (const std::int32_t t : list.first(num_wide)) before += tiles[t].num_pieces;
-        before *= cost.num_heads();
-      }
-      const std::size_t items_before = plan.items.size();
-      emit_band(groups, tiles, own, split_granule, plan);
-      const std::int64_t band_units = static_cast<std::int64_t>(plan.items.size() - items_before) * cost.num_heads();
-      if (lane_units + band_units > std::numeric_limits<std::int32_t>::max()) {
-        throw Error(ErrorCode::capacity_exceeded, "forest", "at most 2147483647 units of work in a phase",
-                    std::to_string(lane_units + band_units));
-      }
-      for (std::size_t w = 0; w <= num_workers; ++w) {
-        const std::int64_t at = list.empty() ? 0 : share.begin[band][w] - before;
-        plan.schedule.push_back(static_cast<std::int32_t>(lane_units + std::clamp<std::int64_t>(at, 0, band_units)));
-      }
-      lane_units += band_units;
-    }
+    emit_lane(cost, split_granule, groups, tiles, share, lane, plan);
     if (lane == wide_lane) entry.wide_end = static_cast<std::int32_t>(plan.items.size());
   }
   entry.item_end = static_cast<std::int32_t>(plan.items.size());
-  if (entry.item_end == entry.item_begin) {
-    plan.schedule.resize(schedule_begin);
-  } else {
-    plan.phases.push_back(entry);
+  plan.phases.push_back(entry);
+}
+
+// The items and the schedule of one lane, from a share that may hold both: its wide tiles come first in each band.
+void Emitter::emit_lane(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
+                        std::span<const Tile> tiles, const Share& share, int lane, Plan& plan) {
+  const std::span<const std::int32_t> all = share.tiles;
+  const std::size_t num_long = std::min(share.num_long, all.size());
+  std::int64_t lane_units = 0;
+  for (int band = 0; band < 2; ++band) {
+    const std::span list = band == 0 ? all.first(num_long) : all.subspan(num_long);
+    const auto first_narrow =
+        std::find_if(list.begin(), list.end(), [&](std::int32_t t) { return tiles[t].lane == narrow_lane; });
+    const std::span wide = list.first(static_cast<std::size_t>(first_narrow - list.begin()));
+    std::int64_t before = 0;  // units of the band that belong to the other lane
+    if (lane == narrow_lane) {
+      for (const std::int32_t t : wide) before += std::int64_t{tiles[t].num_pieces} * cost.num_heads();
+    }
+
+    const std::size_t items_before = plan.items.size();
+    emit_band(groups, tiles, lane == wide_lane ? wide : list.subspan(wide.size()), split_granule, plan);
+    const std::int64_t band_units = static_cast<std::int64_t>(plan.items.size() - items_before) * cost.num_heads();
+    if (lane_units + band_units > std::numeric_limits<std::int32_t>::max()) {
+      throw Error(ErrorCode::capacity_exceeded, "forest", "at most 2147483647 units of work in a lane",
+                  std::to_string(lane_units + band_units));
+    }
+    for (std::size_t w = 0; w <= static_cast<std::size_t>(cost.num_workers()); ++w) {
+      const std::int64_t at = list.empty() ? 0 : share.begin[band][w] - before;
+      plan.schedule.push_back(static_cast<std::int32_t>(lane_units + std::clamp<std::int64_t>(at, 0, band_units)));
+    }
+    lane_units += band_units;
   }
 }
 

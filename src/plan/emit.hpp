@@ -23,6 +23,8 @@ class Emitter {
   void place_partials(std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan);
   void emit_phase(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
                   std::span<const Tile> tiles, std::size_t phase, Plan& plan);
+  void emit_lane(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
+                 std::span<const Tile> tiles, const Share& share, int lane, Plan& plan);
   void emit_band(std::span<const Group> groups, std::span<const Tile> tiles, std::span<const std::int32_t> list,
                  std::int32_t split_granule, Plan& plan);
   void emit_piece(const Group& group, const Tile& tile, std::int32_t piece, std::int32_t split_granule, Plan& plan);

@@ -54,7 +54,7 @@ struct Tile {
   std::int32_t first_end;               // the least visible end of its rows
   std::int32_t lane;
   std::int32_t num_pieces;
-  std::int32_t first_piece;  // in Layout::partials
+  std::int32_t first_piece;  // number of pieces of the tiles before it
   bool merged;               // its rows have other sources too
   double fixed_seconds;      // of one unit: the item, and the partial if it writes one whatever happens
   double partial_seconds;    // to write the partial that a split makes
