@@ -207,8 +207,10 @@ TEST(Accuracy, MergeKeepsTheWorse) {
 TEST(DeviceSpecJson, RoundTrips) {
   const DeviceSpec spec = DeviceSpec::h200();
   EXPECT_EQ(to_json(device_spec_from_json(nlohmann::json(to_json(spec)), "x")), to_json(spec));
-  for (const auto& [field, value] : to_json(spec).items()) {
-    nlohmann::json lacking(to_json(spec));
+  const nlohmann::json whole(to_json(spec));
+  for (const auto& entry : whole.items()) {
+    const std::string& field = entry.key();
+    nlohmann::json lacking = whole;
     lacking.erase(field);
     EXPECT_THROW(device_spec_from_json(lacking, "x"), Error) << field;
   }

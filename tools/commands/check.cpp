@@ -34,8 +34,9 @@ constexpr Strategy every_strategy[] = {Strategy::automatic, Strategy::unshared, 
 /// The worst of one kernel and dtype.
 struct Verdict {
   Accuracy accuracy;
-  int cases = 0, failed = 0;
+  int cases = 0;
   std::string worst_case;
+  std::vector<std::string> failed_cases;
 };
 using Verdicts = std::map<std::pair<std::string, DType>, Verdict>;
 
@@ -89,7 +90,7 @@ class Checker {
     if (verdict.cases == 0 || accuracy.worst > verdict.accuracy.worst) verdict.worst_case = name;
     verdict.accuracy.merge(accuracy);
     ++verdict.cases;
-    verdict.failed += accuracy.ok() ? 0 : 1;
+    if (!accuracy.ok()) verdict.failed_cases.push_back(name);
   }
 
   const Options& options_;
@@ -122,22 +123,23 @@ void run_check(const Options& options) {
                {"error/bound"},
                {"", left},
                {"where", left}});
-  int failed = 0;
+  std::size_t failed = 0;
   for (const auto& [key, verdict] : checker.verdicts()) {
     const Accuracy& accuracy = verdict.accuracy;
     table.add_row({key.first, to_string(key.second), std::to_string(verdict.cases), std::to_string(accuracy.rows),
                    fmt::format("{:.2e}", accuracy.max_error), fmt::format("{:.2e}", accuracy.error_bound),
-                   fmt::format("{:.2f}", accuracy.worst), verdict.failed == 0 ? "ok" : "FAILED", verdict.worst_case});
+                   fmt::format("{:.2f}", accuracy.worst), verdict.failed_cases.empty() ? "ok" : "FAILED",
+                   verdict.worst_case});
     result.add_row({{"kernel", key.first},
                     {"dtype", to_string(key.second)},
                     {"cases", verdict.cases},
-                    {"failed", verdict.failed},
+                    {"failed_cases", verdict.failed_cases},
                     {"checked_rows", accuracy.rows},
                     {"max_error", accuracy.max_error},
                     {"error_bound", accuracy.error_bound},
                     {"error_ratio", accuracy.worst},
                     {"worst_case", verdict.worst_case}});
-    failed += verdict.failed;
+    failed += verdict.failed_cases.size();
   }
   table.print(text_stream(options.json));
   result.write(options.json);
