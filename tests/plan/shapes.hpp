@@ -1,7 +1,10 @@
 // The shapes that systems for shared prefixes publish, as forests: a representative part of each of their grids.
 #pragma once
 
+#include <array>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plan/support.hpp"
@@ -19,22 +22,19 @@ struct Shape {
 };
 
 inline Shape prefix_shape(int batch, int shared, int unique, int num_qo_heads, int num_kv_heads) {
-  return {std::to_string(batch) + " x " + std::to_string(shared) + " + " + std::to_string(unique) + ", heads " +
-              std::to_string(num_qo_heads) + "/" + std::to_string(num_kv_heads),
-          num_qo_heads,
-          num_kv_heads,
-          {1, batch},
-          {shared, unique},
-          16};
+  std::ostringstream name;
+  name << batch << " x " << shared << " + " << unique << ", heads " << num_qo_heads << "/" << num_kv_heads;
+  return {name.str(), num_qo_heads, num_kv_heads, {1, batch}, {shared, unique}, 16};
 }
 
 inline Shape tree_shape(std::vector<int> nodes, std::vector<int> tokens, int num_qo_heads, int num_kv_heads) {
-  std::string name = "tree";
-  for (const int n : nodes) name += " " + std::to_string(n);
-  name += ", tokens";
-  for (const int t : tokens) name += " " + std::to_string(t);
-  name += ", heads " + std::to_string(num_qo_heads) + "/" + std::to_string(num_kv_heads);
-  return {name, num_qo_heads, num_kv_heads, std::move(nodes), std::move(tokens), 8};
+  std::ostringstream name;
+  name << "tree";
+  for (const int n : nodes) name << " " << n;
+  name << ", tokens";
+  for (const int t : tokens) name << " " << t;
+  name << ", heads " << num_qo_heads << "/" << num_kv_heads;
+  return {name.str(), num_qo_heads, num_kv_heads, std::move(nodes), std::move(tokens), 8};
 }
 
 inline std::vector<Shape> published_shapes() {
