@@ -54,7 +54,7 @@ class ReplayCommand : public testing::Test {
     return trunkline_command("replay '" + trace() + "' --heads 4/2 --head-dim 16 --repeats 2 --threads 1 " + options);
   }
   void expect_refused(const std::string& options, int exit_code, const std::string& message) const {
-    const Ran ran = replay(options);
+    const Ran ran = trunkline_command("replay '" + trace() + "' " + options);
     EXPECT_EQ(ran.exit_code, exit_code) << options << "\n" << ran.out;
     EXPECT_THAT(ran.out, HasSubstr(message)) << options;
   }
@@ -95,7 +95,7 @@ TEST_F(ReplayCommand, ReportsWhatIsAsked) {
   const json& series = got["series"];
   EXPECT_EQ(series["step"].size(), 8u);
   for (const auto& [field, values] : series.items()) {
-    if (field != "strategy_us") EXPECT_EQ(values.size(), 8u) << field;
+    EXPECT_EQ(values.size(), field == "strategy_us" ? 4u : 8u) << field;
   }
   for (const auto& [strategy, times] : series["strategy_us"].items()) {
     ASSERT_EQ(times.size(), 8u) << strategy;
@@ -142,15 +142,16 @@ TEST_F(ReplayCommand, SaysWhatItCapped) {
   const json got = read_json(result());
   EXPECT_GT(got["capped"][0]["left_out_requests"], 0);
   EXPECT_LE(got["summary"]["kv_memory_bytes"], 10240);
-  expect_refused("--page-size 4 --num-pages 1000 --memory-limit 1k", 2, "room for the KV of one request");
+  expect_refused("--heads 4/2 --head-dim 16 --page-size 4 --num-pages 1000 --memory-limit 1k", 2,
+                 "room for the KV of one request");
 }
 
 TEST_F(ReplayCommand, BadInputIsNamed) {
   expect_refused("--page-size 4 --num-pages 8", 2,
                  "at least the 9 pages of 4 tokens that request 0 (line 1 of t.jsonl)");
   expect_refused("--concurrency 2 --time-scale 1", 2, "--concurrency or --time-scale, not both");
-  expect_refused("--strategy fast", 2, "fast");
-  expect_refused("--heads 5/2", 2, "heads");
+  expect_refused("--strategy fast", 2, "unshared");
+  expect_refused("--heads 5/2", 2, "heads: expected positive numbers, the KV heads dividing the query heads");
   expect_refused("--head-dim 257", 2, "head_dim");
   expect_refused("--page-size 0", 2, "page_size");
   expect_refused("--max-batch 0", 2, "max_batch");

@@ -1,5 +1,6 @@
 #include "sim/simulation.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
@@ -38,10 +39,9 @@ trace::Trace generated(const trace::GenerateOptions& options) {
 
 /// A prompt of whole blocks of four tokens.
 std::string row(int timestamp_ms, const std::vector<int>& blocks, int output_length) {
-  std::string ids;
-  for (const int block : blocks) ids += (ids.empty() ? "" : ",") + std::to_string(block);
-  return "{\"timestamp\":" + std::to_string(timestamp_ms) + ",\"input_length\":" + std::to_string(4 * blocks.size()) +
-         ",\"output_length\":" + std::to_string(output_length) + ",\"hash_ids\":[" + ids + "],\"block_size\":4}\n";
+  return fmt::format(
+      "{{\"timestamp\":{},\"input_length\":{},\"output_length\":{},\"hash_ids\":[{}],\"block_size\":4}}\n",
+      timestamp_ms, 4 * blocks.size(), output_length, fmt::join(blocks, ","));
 }
 
 /// 24 requests of 3 groups, 40 + 12 tokens each, that overlap in time.
@@ -263,13 +263,12 @@ struct TestNode {
 };
 
 std::string tree_line(const std::vector<TestNode>& nodes) {
-  std::string text;
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    text += (i == 0 ? "" : ",") + ("{\"id\":" + std::to_string(i)) + ",\"parent\":" + std::to_string(nodes[i].parent) +
-            ",\"tokens\":" + std::to_string(nodes[i].tokens) + ",\"start\":" + std::to_string(nodes[i].start) +
-            ",\"end\":" + std::to_string(nodes[i].end()) + "}";
+  std::vector<std::string> written;
+  for (const TestNode& node : nodes) {
+    written.push_back(fmt::format("{{\"id\":{},\"parent\":{},\"tokens\":{},\"start\":{},\"end\":{}}}", written.size(),
+                                  node.parent, node.tokens, node.start, node.end()));
   }
-  return "{\"nodes\":[" + text + "]}\n";
+  return fmt::format("{{\"nodes\":[{}]}}\n", fmt::join(written, ","));
 }
 
 /// Tokens of a node at the end of a step.

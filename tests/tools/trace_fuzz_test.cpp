@@ -16,7 +16,7 @@
 namespace trunkline::trace {
 namespace {
 
-std::int64_t num_runs = 3000;
+std::int64_t num_runs = 1000;
 std::uint64_t seed = 1;
 
 const std::string mooncake =
