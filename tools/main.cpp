@@ -2,7 +2,10 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <exception>
+#include <new>
+#include <string>
 
 #include "commands/commands.hpp"
 #include "common/exit_codes.hpp"
@@ -29,7 +32,7 @@ int exit_code_of(ErrorCode code) {
   return exit_bad_input;
 }
 
-int fail(int code, const char* message) {
+int fail(int code, const std::string& message) {
   fmt::print(stderr, "trunkline: {}\n", message);
   return code;
 }
@@ -50,7 +53,13 @@ int main(int argc, char** argv) try {
   add_trace_command(app);
   add_report_command(app);
   add_info_command(app);
-  for (CLI::App* command : app.get_subcommands({})) command->footer(exit_code_help);
+  const auto commands = app.get_subcommands({});
+  for (CLI::App* command : commands) command->footer(exit_code_help);
+  // CLI11 would only say that a subcommand is required.
+  const auto is_named = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), is_named)) {
+    return fail(exit_bad_input, fmt::format("'{}' is not a command; see trunkline --help", argv[1]));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version

@@ -123,7 +123,13 @@ void GridCase::validate() const {
   config.head_dim = head_dim;
   config.page_size = page_size;
   config.q_dtype = config.kv_dtype = dtype;
-  config.validate();
+  try {
+    config.validate();
+  } catch (const Error& error) {  // "config.head_dim" is "head_dim" here
+    const auto dot = error.argument().rfind('.');
+    throw Error(error.code(), error.argument().substr(dot == std::string::npos ? 0 : dot + 1), error.expected(),
+                error.got());
+  }
 }
 
 GridCase make_case(int batch, int shared, int unique) {

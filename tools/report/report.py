@@ -138,12 +138,10 @@ def replay_section(result):
                         page.summary(result), note=trace)
 
 
-def build(results, title):
-    sections = []
-    for result in results:
-        draw = replay_section if result.get("kind") == "replay" else bench_section
-        sections.append(draw(result) + page.provenance(result))
-    return page.document(title, results, sections)
+def draw(result):
+    """The part of the page that one result file makes."""
+    section = replay_section if result.get("kind") == "replay" else bench_section
+    return section(result) + page.provenance(result)
 
 
 def main():
@@ -152,18 +150,18 @@ def main():
     parser.add_argument("--output", "-o", type=pathlib.Path, required=True)
     parser.add_argument("--title", default="Trunkline report")
     arguments = parser.parse_args()
-    results = []
+    results, sections = [], []
     for path in arguments.results:
         try:
             results.append(json.loads(path.read_text(encoding="utf-8")))
+            sections.append(draw(results[-1]))
+        except (KeyError, TypeError, AttributeError) as error:
+            print(f"{path}: not a complete result of bench or replay: {type(error).__name__} {error}", file=sys.stderr)
+            return EXIT_BAD_INPUT
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             return EXIT_BAD_INPUT
-    try:
-        text = build(results, html.escape(arguments.title))
-    except (KeyError, TypeError) as error:
-        print(f"not a complete result of bench or replay: {type(error).__name__} {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    text = page.document(html.escape(arguments.title), results, sections)
     arguments.output.write_text(text, encoding="utf-8")
     return 0
 
