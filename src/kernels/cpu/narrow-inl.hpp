@@ -19,10 +19,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace trunkline::kernels::cpu::HWY_NAMESPACE {
 
-inline void prefetch_row(const std::byte* row, std::int64_t bytes) {
-  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
-}
-
 /// One item for one KV head; `Rows` is the number of rows rounded up to 1, 2, 4 or 8 (rows behind the item's are
 /// zeros).
 template <class Element, int Rows>
@@ -33,17 +29,23 @@ class NarrowItem {
   static constexpr int block_tokens = sums_per_block / Rows;
   static constexpr int block_vectors = sums_per_block / lanes;
 
+  // A row of K, V, q or out is taken in pairs of vectors, in the order of `load_pair`.
+  static constexpr int pair = 2 * lanes;
+  // Pairs of out that are accumulated at once, and for how many rows.
+  static constexpr int group_pairs = HWY_MAX(1, HWY_MIN(block_tokens, 8) / 2);
+  static constexpr int group_rows = HWY_MIN(Rows, sums_per_block / (2 * group_pairs));
+
  public:
   NarrowItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch)
       : params_(params),
         item_(item),
         head_(head),
         scale_(params.scale),
-        // A head_dim below one vector is copied into padded rows first.
-        dim_(HWY_MAX(params.head_dim, lanes)),
-        num_vectors_((dim_ + lanes - 1) / lanes),
-        stride_(num_vectors_ * lanes),
-        row_bytes_(params.head_dim * size_of(params.kv_element)) {
+        row_bytes_(params.head_dim * static_cast<int>(sizeof(Element))),
+        // Rows shorter than a pair are copied into padded ones first.
+        dim_(HWY_MAX(params.head_dim, pair)),
+        num_pairs_((dim_ + pair - 1) / pair),
+        stride_(num_pairs_ * pair) {
     ScratchCutter cutter(scratch);
     visibility_ = cutter.take<Visibility>(1);
     tile_ = cutter.take<Tile>(1);
@@ -51,7 +53,7 @@ class NarrowItem {
     scores_ = cutter.take<float>(max_tile_tokens * Rows);
     q_ = cutter.take<float>(Rows * stride_);
     out_ = cutter.take<float>(Rows * stride_);
-    padded_ = cutter.take<Element>(2 * max_tile_tokens * lanes);
+    padded_ = cutter.take<Element>(2 * max_tile_tokens * pair);
   }
 
   void run() {
@@ -60,10 +62,10 @@ class NarrowItem {
     const Visibility::Bounds bounds = visibility_->bounds(0, item_.num_rows);
     TokenStream stream(params_, item_, head_, *visibility_);
     const int capacity = tile_tokens();
-    stream.next(*tile_, capacity, block_tokens);
+    stream.next(*tile_, capacity);
     while (tile_->num_tokens > 0) {
-      stream.next(*next_, capacity, block_tokens);
-      if (params_.head_dim < lanes) pad_rows();
+      stream.next(*next_, capacity);
+      if (params_.head_dim < pair) pad_rows();
       scores();
       const int n = tile_->num_tokens;
       if (n % block_tokens != 0 || !bounds.all_see(tile_->position[0], tile_->position[n - 1])) mask();
@@ -75,15 +77,15 @@ class NarrowItem {
   }
 
  private:
-  /// K and V of a tile and of the next take about 32 KiB together, the greater part of a level-1 cache.
-  int tile_tokens() const {
-    const std::int64_t fit = 8192 / row_bytes_ / 16 * 16;
-    return static_cast<int>(HWY_MAX(16, HWY_MIN(fit, max_tile_tokens)));
-  }
+  /// 16 KiB of K, and as much of V, is how far ahead of its use a row is prefetched: enough to hide the latency of
+  /// memory, and a small part of a level-2 cache.
+  int tile_tokens() const { return HWY_MAX(16, HWY_MIN(16384 / row_bytes_ / 16 * 16, max_tile_tokens)); }
 
-  /// Where vector j of a row starts. The last one ends with the row and overlaps its neighbour where head_dim is no
-  /// multiple of `lanes`: q has zeros there, and out twice the same.
-  int vector_begin(int j) const { return HWY_MIN(j * lanes, dim_ - lanes); }
+  int num_blocks() const { return (tile_->num_tokens + block_tokens - 1) / block_tokens; }
+
+  /// Where pair j of a row starts. The last one ends with the row and overlaps its neighbour where head_dim is no
+  /// multiple of a pair: q has zeros there, and out the same twice.
+  int pair_begin(int j) const { return HWY_MIN(j * pair, dim_ - pair); }
 
   void start() {
     for (int i = 0; i < Rows * stride_; i += lanes) {
@@ -93,46 +95,51 @@ class NarrowItem {
     for (int r = 0; r < item_.num_rows; ++r) {
       float* q = q_ + r * stride_;
       read_query(params_, item_.row_begin + r, head_, scale_.q_factor, q);
-      const int tail = (num_vectors_ - 1) * lanes, overlap = tail - vector_begin(num_vectors_ - 1);
-      if (overlap == 0) continue;
-      alignas(64) float last[lanes] = {};
-      std::memcpy(last + overlap, q + tail, (lanes - overlap) * sizeof(float));
-      std::memcpy(q + tail, last, sizeof(last));
+      const int tail = stride_ - pair, overlap = tail - pair_begin(num_pairs_ - 1);
+      std::memmove(q + tail + overlap, q + tail, (pair - overlap) * sizeof(float));
+      std::memset(q + tail, 0, overlap * sizeof(float));
+      for (int j = 0; j < num_pairs_; ++j) arrange<Element>(q + j * pair);
     }
     for (int i = 0; i < sums_per_block; ++i) max_[i] = minus_infinity, sum_[i] = 0.0f;
   }
 
-  int num_blocks() const { return (tile_->num_tokens + block_tokens - 1) / block_tokens; }
-
-  /// Rows shorter than a vector get zeros behind.
+  /// Rows shorter than a pair get zeros behind.
   void pad_rows() {
-    std::memset(static_cast<void*>(padded_), 0, 2 * max_tile_tokens * lanes * sizeof(Element));
+    std::memset(static_cast<void*>(padded_), 0, 2 * max_tile_tokens * pair * sizeof(Element));
     Element* to = padded_;
     const auto copy = [&](const std::byte*& row) {
       std::memcpy(static_cast<void*>(to), row, row_bytes_);
       row = reinterpret_cast<const std::byte*>(to);
-      to += lanes;
+      to += pair;
     };
     for (int t = 0; t < num_blocks() * block_tokens; ++t) copy(tile_->k[t]), copy(tile_->v[t]);
   }
 
+  /// Prefetches the cache lines of a row that a pair from element `begin` on touches.
+  static HWY_INLINE void prefetch_pair(const std::byte* row, int begin) {
+    constexpr int bytes = pair * static_cast<int>(sizeof(Element));
+    const std::byte* at = row + begin * static_cast<int>(sizeof(Element));
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+  }
+
   void scores() {
+    const int num_pairs = num_pairs_, stride = stride_, last_begin = dim_ - pair;
     for (int b = 0; b < num_blocks(); ++b) {
-      const Element* k[block_tokens];
-      for (int t = 0; t < block_tokens; ++t) {
-        k[t] = reinterpret_cast<const Element*>(tile_->k[b * block_tokens + t]);
-      }
-      prefetch_block(next_->k, b);
+      const std::byte* const* k = tile_->k + b * block_tokens;
+      const std::byte* const* ahead = tile_->v + b * block_tokens;
       Vec dots[sums_per_block];
       for (int i = 0; i < sums_per_block; ++i) dots[i] = hn::Zero(F32());
-      for (int j = 0; j < num_vectors_; ++j) {
-        const int begin = vector_begin(j);
-        const float* q = q_ + j * lanes;
+      for (int j = 0; j < num_pairs; ++j) {
+        const int begin = HWY_MIN(j * pair, last_begin);
+        const float* q = q_ + j * pair;
         for (int t = 0; t < block_tokens; ++t) {
-          const Vec kt = load(k[t] + begin);
+          Vec first, second;
+          load_pair(reinterpret_cast<const Element*>(k[t]) + begin, first, second);
+          prefetch_pair(ahead[t], begin);
           for (int r = 0; r < Rows; ++r) {
             Vec& dot = dots[r * block_tokens + t];
-            dot = hn::MulAdd(load(q + r * stride_), kt, dot);
+            dot = hn::MulAdd(load(q + r * stride), first, dot);
+            dot = hn::MulAdd(load(q + r * stride + lanes), second, dot);
           }
         }
       }
@@ -142,11 +149,6 @@ class NarrowItem {
         store(sums(group), scores_ + b * sums_per_block + i * lanes);
       }
     }
-  }
-
-  void prefetch_block(const std::byte* const* rows, int block) const {
-    const int begin = block * block_tokens, end = HWY_MIN(begin + block_tokens, next_->num_tokens);
-    for (int t = begin; t < end; ++t) prefetch_row(rows[t], row_bytes_);
   }
 
   /// Scores of what a row does not see become -inf.
@@ -197,47 +199,47 @@ class NarrowItem {
   }
 
   void output() {
-    // Vectors of out that are accumulated at once, for all rows.
-    constexpr int group = HWY_MIN(block_tokens, 8);
-    int j = 0;
-    for (; j + group <= num_vectors_; j += group) output_group<group>(j);
-    if constexpr (group > 4) {
-      if (j + 4 <= num_vectors_) output_group<4>(j), j += 4;
-    }
-    if constexpr (group > 2) {
-      if (j + 2 <= num_vectors_) output_group<2>(j), j += 2;
-    }
-    if constexpr (group > 1) {
-      if (j < num_vectors_) output_group<1>(j);
+    for (int row = 0; row < Rows; row += group_rows) {
+      int j = 0;
+      for (; j + group_pairs <= num_pairs_; j += group_pairs) output_group<group_pairs>(row, j);
+      if constexpr (group_pairs > 2) {
+        if (j + 2 <= num_pairs_) output_group<2>(row, j), j += 2;
+      }
+      if constexpr (group_pairs > 1) {
+        if (j < num_pairs_) output_group<1>(row, j);
+      }
     }
   }
 
-  template <int Vectors>
-  void output_group(int first) {
-    Vec acc[Rows][Vectors];
-    for (int r = 0; r < Rows; ++r) {
-      for (int j = 0; j < Vectors; ++j) acc[r][j] = hn::Zero(F32());
+  /// Pairs [first, first + Pairs) of out, for group_rows rows from `first_row` on.
+  template <int Pairs>
+  void output_group(int first_row, int first) {
+    Vec acc[group_rows][2 * Pairs];
+    for (int r = 0; r < group_rows; ++r) {
+      for (int j = 0; j < 2 * Pairs; ++j) acc[r][j] = hn::Zero(F32());
     }
-    int begin[Vectors];
-    for (int j = 0; j < Vectors; ++j) begin[j] = vector_begin(first + j);
+    int begin[Pairs];
+    for (int j = 0; j < Pairs; ++j) begin[j] = pair_begin(first + j);
     for (int b = 0; b < num_blocks(); ++b) {
-      if (first == 0) prefetch_block(next_->v, b);
       for (int t = 0; t < block_tokens; ++t) {
         const auto* v = reinterpret_cast<const Element*>(tile_->v[b * block_tokens + t]);
-        const float* weight = scores_ + b * sums_per_block + t;
-        Vec vt[Vectors];
-        for (int j = 0; j < Vectors; ++j) vt[j] = load(v + begin[j]);
-        for (int r = 0; r < Rows; ++r) {
+        const std::byte* ahead = next_->k[b * block_tokens + t];
+        const float* weight = scores_ + b * sums_per_block + first_row * block_tokens + t;
+        Vec vt[2 * Pairs];
+        for (int j = 0; j < Pairs; ++j) {
+          load_pair(v + begin[j], vt[2 * j], vt[2 * j + 1]);
+          prefetch_pair(ahead, begin[j]);
+        }
+        for (int r = 0; r < group_rows; ++r) {
           const Vec w = hn::Set(F32(), weight[r * block_tokens]);
-          for (int j = 0; j < Vectors; ++j) acc[r][j] = hn::MulAdd(w, vt[j], acc[r][j]);
+          for (int j = 0; j < 2 * Pairs; ++j) acc[r][j] = hn::MulAdd(w, vt[j], acc[r][j]);
         }
       }
     }
-    for (int r = 0; r < Rows; ++r) {
-      const Vec correction = hn::Set(F32(), correction_[r * block_tokens]);
-      float* out = out_ + r * stride_ + first * lanes;
-      for (int j = 0; j < Vectors; ++j)
-        store(hn::MulAdd(load(out + j * lanes), correction, acc[r][j]), out + j * lanes);
+    for (int r = 0; r < group_rows; ++r) {
+      const Vec correction = hn::Set(F32(), correction_[(first_row + r) * block_tokens]);
+      float* out = out_ + (first_row + r) * stride_ + first * pair;
+      for (int j = 0; j < 2 * Pairs; ++j, out += lanes) store(hn::MulAdd(load(out), correction, acc[r][j]), out);
     }
   }
 
@@ -247,8 +249,9 @@ class NarrowItem {
       for (int t = 0; t < block_tokens; ++t) sum += sum_[r * block_tokens + t];
       const Vec divisor = hn::Set(F32(), sum > 0 ? sum : 1.0f);  // nothing seen: out is 0 already
       float* out = out_ + r * stride_;
-      for (int j = 0; j < num_vectors_; ++j) store(hn::Div(load(out + j * lanes), divisor), out + j * lanes);
-      store(load(out + (num_vectors_ - 1) * lanes), out + vector_begin(num_vectors_ - 1));  // undo the overlap
+      for (int i = 0; i < stride_; i += lanes) store(hn::Div(load(out + i), divisor), out + i);
+      for (int j = 0; j < num_pairs_; ++j) restore<Element>(out + j * pair);
+      std::memmove(out + pair_begin(num_pairs_ - 1), out + stride_ - pair, pair * sizeof(float));  // undo the overlap
       write_row(params_, item_, r, head_, out);
       write_lse(params_, item_, r, head_, log_sum_exp(scale_, max_[r * block_tokens], sum));
     }
@@ -258,15 +261,15 @@ class NarrowItem {
   const WorkItem& item_;
   const std::int32_t head_;
   const Scale scale_;
-  const int dim_, num_vectors_, stride_;
-  const std::int64_t row_bytes_;
+  const int row_bytes_;
+  const int dim_, num_pairs_, stride_;
 
   Visibility* visibility_;
   Tile *tile_, *next_;
   float* scores_;    // [tokens / block_tokens][Rows][block_tokens]
   float* q_;         // [Rows][stride_]
   float* out_;       // [Rows][stride_], relative to max_
-  Element* padded_;  // [max_tile_tokens][K, V][lanes]
+  Element* padded_;  // [max_tile_tokens][K, V][pair]
   alignas(64) float max_[sums_per_block];
   alignas(64) float sum_[sums_per_block];
   alignas(64) float correction_[sums_per_block];

@@ -106,8 +106,8 @@ class TokenStream {
     if (segment_ != segments_end_) token_ = segment_->token_begin;
   }
 
-  /// Up to `capacity` tokens into the tile, padding up to the next multiple of `multiple`.
-  void next(Tile& tile, int capacity, int multiple) {
+  /// Up to `capacity` tokens into the tile, padding up to `capacity`.
+  void next(Tile& tile, int capacity) {
     int n = 0;
     while (n < capacity && (token_ < run_end_ || next_run())) {
       const std::int32_t slot = token_ % params_.page_size;
@@ -126,7 +126,7 @@ class TokenStream {
       token_ += count;
     }
     tile.num_tokens = n;
-    for (; n % multiple != 0; ++n) {
+    for (; n < capacity; ++n) {
       tile.k[n] = tile.v[n] = reinterpret_cast<const std::byte*>(zero_row);
       tile.position[n] = Visibility::no_end;
     }

@@ -7,7 +7,7 @@
 //     w^T                  = exp2((s^T - max) * factor), in place
 //     o^T [head_dim][rows] = o^T * correction + V^T * w^T
 // Both products are one register block: `block` values broadcast from K or V, times the strip's vectors. K and V of the
-// tile are f32 for that: promoted once per tile and used for every strip. The next tile is prefetched meanwhile.
+// tile are f32 for that: promoted once per tile and used for every strip.
 #if defined(TRUNKLINE_KERNELS_CPU_WIDE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TRUNKLINE_KERNELS_CPU_WIDE_INL
 #undef TRUNKLINE_KERNELS_CPU_WIDE_INL
@@ -31,12 +31,12 @@ inline constexpr int max_strip_vectors = many_registers ? 3 : 2;
 /// scores [wide_block][rows] = K rows * q^T [head_dim][rows].
 template <int Vectors>
 HWY_INLINE void score_block(const float* q, const float* const* k, int head_dim, float* scores) {
+  const float* row[wide_block];
+  for (int m = 0; m < wide_block; ++m) row[m] = k[m];
   Vec acc[wide_block][Vectors];
   for (int m = 0; m < wide_block; ++m) {
     for (int n = 0; n < Vectors; ++n) acc[m][n] = hn::Zero(F32());
   }
-  const float* row[wide_block];
-  for (int m = 0; m < wide_block; ++m) row[m] = k[m];
   for (int i = 0; i < head_dim; ++i, q += Vectors * lanes) {
     Vec operand[Vectors];
     for (int n = 0; n < Vectors; ++n) operand[n] = load(q + n * lanes);
@@ -50,7 +50,7 @@ HWY_INLINE void score_block(const float* q, const float* const* k, int head_dim,
   }
 }
 
-/// out [wide_block][rows] = out * correction + (elements [first, first + wide_block) of the V rows)^T * weights.
+/// out [wide_block][rows] = out * correction + (dims from `first` on of the V rows)^T * weights.
 template <int Vectors>
 HWY_INLINE void output_block(const float* weights, const float* const* v, int num_tokens, int first,
                              const float* correction, float* out) {
@@ -91,14 +91,13 @@ class WideItem {
     ScratchCutter cutter(scratch);
     visibility_ = cutter.take<Visibility>(1);
     tile_ = cutter.take<Tile>(1);
-    next_ = cutter.take<Tile>(1);
     strips_ = cutter.take<Strip>(max_item_rows);
     max_ = cutter.take<float>(padded_rows);
     sum_ = cutter.take<float>(padded_rows);
     k_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
     v_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
     scores_ = cutter.take<float>(max_tile_tokens * max_strip_vectors * lanes);
-    q_ = cutter.take<float>(padded_rows * head_dim_);
+    q_ = cutter.take<float>(padded_rows * padded_dim_);
     out_ = cutter.take<float>(padded_rows * padded_dim_);
     rows_ = cutter.take<float>(static_cast<std::size_t>(lanes) * padded_dim_);
   }
@@ -107,9 +106,7 @@ class WideItem {
     visibility_->read(params_, item_);
     start();
     TokenStream stream(params_, item_, head_, *visibility_);
-    stream.next(*tile_, max_tile_tokens, wide_block);
-    while (tile_->num_tokens > 0) {
-      stream.next(*next_, max_tile_tokens, wide_block);
+    for (stream.next(*tile_, max_tile_tokens); tile_->num_tokens > 0; stream.next(*tile_, max_tile_tokens)) {
       visit_element(params_.kv_element, [this](const auto* type) HWY_ATTR { promote(type); });
       for (int i = 0; i < num_strips_; ++i) {
         const Strip& strip = strips_[i];
@@ -124,7 +121,6 @@ class WideItem {
             strip_tile<max_strip_vectors>(strip);
         }
       }
-      std::swap(tile_, next_);
     }
     finish();
   }
@@ -163,13 +159,13 @@ class WideItem {
         for (int i = 0; i < padded_dim_; i += lanes) store(hn::Zero(F32()), row + i);
       }
     }
-    float* to = q_ + strip.first_row * head_dim_ + n * lanes;
+    float* to = q_ + strip.first_row * padded_dim_ + n * lanes;
     const int step = strip.num_vectors * lanes;
     for (int i = 0; i < head_dim_; i += lanes) {
       Vec square[lanes];
       for (int l = 0; l < lanes; ++l) square[l] = load(rows_ + l * padded_dim_ + i);
       transpose(square);
-      for (int l = 0; l < HWY_MIN(lanes, head_dim_ - i); ++l) store(square[l], to + (i + l) * step);
+      for (int l = 0; l < lanes; ++l) store(square[l], to + (i + l) * step);
     }
   }
 
@@ -191,13 +187,15 @@ class WideItem {
     const std::int32_t first = tile_->position[0], last = tile_->position[n - 1];
     if (strip.bounds.none_sees(first, last)) return;
     constexpr int width = Vectors * lanes;
+    const float* q = q_ + strip.first_row * padded_dim_;
     for (int t = 0; t < n; t += wide_block) {
-      score_block<Vectors>(q_ + strip.first_row * head_dim_, k_rows_ + t, head_dim_, scores_ + t * width);
+      score_block<Vectors>(q, k_rows_ + t, head_dim_, scores_ + t * width);
     }
     if (!strip.bounds.all_see(first, last)) mask<Vectors>(strip);
     weights<Vectors>(strip);
+    float* out = out_ + strip.first_row * padded_dim_;
     for (int i = 0; i < head_dim_; i += wide_block) {
-      output_block<Vectors>(scores_, v_rows_, n, i, correction_, out_ + strip.first_row * padded_dim_ + i * width);
+      output_block<Vectors>(scores_, v_rows_, n, i, correction_, out + i * width);
     }
   }
 
@@ -238,13 +236,19 @@ class WideItem {
       // As long as a row has seen nothing its maximum is -inf, and -inf - -inf is NaN.
       const Vec base = hn::IfThenElse(hn::Gt(greatest, hn::Set(f32, minus_infinity)), greatest, hn::Zero(f32));
       const Vec correction = weight_of(hn::Sub(old, base), scale_);
-      Vec sum = hn::Zero(f32);
-      for (int t = 0; t < num_tokens; ++t) {
+      Vec sums[4] = {hn::Zero(f32), hn::Zero(f32), hn::Zero(f32), hn::Zero(f32)};
+      const auto weigh = [&](int t, Vec& sum) HWY_ATTR {
         float* s = scores + t * Vectors * lanes;
         const Vec weight = weight_of(hn::Sub(load(s), base), scale_);
         store(weight, s);
         sum = hn::Add(sum, weight);
+      };
+      int t = 0;
+      for (; t + 4 <= num_tokens; t += 4) {
+        for (int i = 0; i < 4; ++i) weigh(t + i, sums[i]);
       }
+      for (; t < num_tokens; ++t) weigh(t, sums[t % 4]);
+      const Vec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
       store(hn::MulAdd(load(row_sum), correction, sum), row_sum);
       store(correction, correction_ + n * lanes);
       store(greatest, row_max);
@@ -284,12 +288,12 @@ class WideItem {
   int num_strips_ = 0;
 
   Visibility* visibility_;
-  Tile *tile_, *next_;
+  Tile* tile_;
   Strip* strips_;
   float *max_, *sum_;  // [rows], as in the score_block
   float *k_, *v_;      // [max_tile_tokens][padded_dim_]
   float* scores_;      // [max_tile_tokens][strip rows]; also the weights
-  float* q_;           // [strip][head_dim][strip rows]
+  float* q_;           // [strip][padded_dim_][strip rows]
   float* out_;         // [strip][padded_dim][strip rows], relative to max_
   float* rows_;        // [lanes][padded_dim_]
   const float* k_rows_[max_tile_tokens];
