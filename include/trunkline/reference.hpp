@@ -20,7 +20,7 @@ namespace trunkline {
 /// weights rounded to the KV dtype, f32 sums, and rounds once to q's dtype.
 ///   E of out is one number per row, the largest error of its elements. An evaluation can also be right by luck, above
 ///   all where few tokens carry the row and all its elements share their errors. So E is at least 2.5 standard
-///   deviations of the naive evaluation's error, from first-order propagation of its roundings.
+///   deviations of the naive evaluation's error: first-order propagation of its roundings, sums taken in any order.
 ///   E of lse likewise. Its ulp is taken at max(|lse|, |largest score|), as lse is that score plus a logarithm.
 /// A row that sees no token is exactly out = 0, lse = -inf, and has bounds of 0.
 struct ReferenceResult {
