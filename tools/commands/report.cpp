@@ -64,7 +64,8 @@ void run_report(const Options& options) {
       throw Error(ErrorCode::invalid_argument, input, "a result of bench or replay, with rows", "other JSON");
     }
   }
-  std::vector<std::string> arguments = {"", find_script().string(), "--output", options.output};
+  // -B: no compiled files beside the script, which may belong to another user.
+  std::vector<std::string> arguments = {"", "-B", find_script().string(), "--output", options.output};
   if (!options.title.empty()) arguments.insert(arguments.end(), {"--title", options.title});
   arguments.insert(arguments.end(), options.inputs.begin(), options.inputs.end());
   // The distribution's Python first: it is the one that has the distribution's Matplotlib.
@@ -79,7 +80,7 @@ void run_report(const Options& options) {
     }
     if (status != script_without_matplotlib && status != script_not_run) {
       throw Error(ErrorCode::invalid_argument, "report", "result files that can be drawn",
-                  fmt::format("a failure of {} (status {})", arguments[1], status));
+                  fmt::format("a failure of {} (status {})", arguments[2], status));
     }
   }
   throw Error(ErrorCode::unsupported, "report",

@@ -250,7 +250,8 @@ def bars(name, rows, value, label, *, low=None, high=None, lines=(), text=lambda
     figure, axes = new_figure(width, 52 + (22 if with_legend else 0) + (12 if lines else 0) + 17 * height)
     values = [value(row) for row in rows]
     ends = [max(high(row), value(row)) if high else value(row) for row in rows]
-    smallest = min([v for v in values if v > 0] + [x for x, _ in lines], default=1)
+    starts = [low(row) for row in rows] if low else values
+    smallest = min([v for v in starts if v > 0] + [x for x, _ in lines], default=1)
     largest = max(ends + [x for x, _ in lines] + [1e-12])
     log = largest > 12 * smallest
     base = smallest / 1.6 if log else 0

@@ -71,12 +71,13 @@ def table(columns, rows):
     for row in rows:
         cells = []
         for _, text, cell in columns:
-            content, kind = cell(row) if isinstance(cell(row), tuple) else (cell(row), "")
+            content = cell(row)
+            content, kind = content if isinstance(content, tuple) else (content, "")
             kind = " ".join(filter(None, ("text" if text else "", kind)))
             cells.append(f'<td class="{kind}">{html.escape(content)}</td>' if kind else f"<td>{html.escape(content)}</td>")
-        first = last_group is not None and row.get("group") != last_group
+        new_group = last_group is not None and row.get("group") != last_group
         last_group = row.get("group")
-        body.append(f'<tr class="first">{"".join(cells)}</tr>' if first else f'<tr>{"".join(cells)}</tr>')
+        body.append(f'<tr class="first">{"".join(cells)}</tr>' if new_group else f'<tr>{"".join(cells)}</tr>')
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
@@ -90,11 +91,16 @@ def error_cell(row):
 
 
 def bench_table(rows):
+    """What is the same in every row stands in the section's heading, and what is the same in a group in its first row."""
+    first = {id(row) for row, before in zip(rows, [{}] + rows) if row["group"] != before.get("group")}
+    columns = [("requests × tokens", lambda r: shape_label(r)),
+               ("heads", lambda r: "/".join(map(str, r["case"].get("heads", [])))),
+               ("dtype", lambda r: r["dtype"]),
+               ("page", lambda r: number(r["page_size"]))]
+    varying = [(title, cell) for title, cell in columns if title in ("requests × tokens", "heads")
+               or len({cell(row) for row in rows}) > 1]
     return table([
-        ("requests × tokens", True, shape_label),
-        ("heads", True, lambda r: "/".join(map(str, r["case"].get("heads", [])))),
-        ("dtype", True, lambda r: r["dtype"]),
-        ("page", False, lambda r: number(r["page_size"])),
+        *[(title, True, lambda r, cell=cell: cell(r) if id(r) in first else "") for title, cell in varying],
         ("strategy", True, lambda r: r["strategy"]),
         ("share", False, lambda r: f"{r['share']:.2f}"),
         ("distinct KV", False, lambda r: size(r["distinct_bytes"])),
@@ -160,11 +166,11 @@ def replay_tiles(result):
     share = result.get("series", {}).get("share")
     if share:
         entries.append((f"{sum(share) / len(share):.2f}", "mean share of a decode step", False))
-    times = {row["strategy"]: (row.get("cold_us") or row.get("warm_us") or {}).get("median") for row in rows}
-    if times.get("auto") and times.get("unshared"):
-        entries.append((f"{times['unshared'] / times['auto']:.2f}×", "auto over plain decode, medians", False))
-    if times.get("auto"):
-        entries.append((duration(times["auto"]), "attention of one layer, auto, median", False))
+    auto = next((row for row in rows if row["strategy"] == "auto"), {})
+    if "speedup" in auto:
+        entries.append((f"{auto['speedup']:.2f}×", "speed-up of auto over plain decode", False))
+    if auto:
+        entries.append((duration(auto["cold_us"]["median"]), "attention of one layer, auto, median", False))
     errors = [row["error_ratio"] if row["error_ratio"] is not None else math.inf for row in rows if "error_ratio" in row]
     if errors:
         entries.append((f"{max(errors):.2f}", "worst error over its bound", max(errors) > 1))
@@ -188,8 +194,12 @@ def fact(name, value):
                          ("_rate", lambda v: f"{100 * v:.1f} %")):
         if name.endswith(suffix):
             stem = name if suffix == "_rate" else name.removesuffix(suffix)
-            return stem.replace("_", " "), form(value)
-    return name.replace("_", " "), number(value)
+            return words(stem), form(value)
+    return words(name), number(value)
+
+
+def words(name):
+    return " ".join("KV" if word == "kv" else word for word in name.split("_"))
 
 
 def provenance(result):

@@ -92,8 +92,8 @@ def bench_section(result):
     if result.get("skipped"):
         blocks.append(page.note("Skipped, because their KV did not fit: "
                                 + "; ".join(entry["label"] for entry in result["skipped"]) + "."))
-    grids = ", ".join(dict.fromkeys(row.get("grid", "") for row in rows))
-    return page.section("Benchmark", *blocks, note=grids)
+    facts = [", ".join(dict.fromkeys(str(row.get(field, "")) for row in rows)) for field in ("grid", "dtype", "page_size")]
+    return page.section("Benchmark", *blocks, note="{}, {}, pages of {} tokens".format(*facts))
 
 
 def series_figures(series):
