@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <set>
 #include <sstream>
 #include <string>
@@ -213,6 +214,20 @@ TEST(Simulation, APoolForOneRequestRunsThemOneByOne) {
   const auto trace = read_text(row(0, {1, 2}, 8) + row(0, {1, 2}, 8) + row(0, {1, 3}, 8));
   Simulation simulation(trace, verified(4));
   for (const Step& step : run(simulation)) EXPECT_LE(step.batch, 3);
+  expect_all_finished(trace, simulation);
+}
+
+TEST(Simulation, ALargeRequestThatWaitedLeavesNoMark) {
+  // The second request needs the whole pool and waits for the first; what comes after it runs together again.
+  std::vector<int> large(20);
+  std::iota(large.begin(), large.end(), 100);
+  std::string text = row(0, {1}, 4) + row(0, large, 1);
+  for (int i = 0; i < 6; ++i) text += row(0, {10 + i}, 4);
+  const auto trace = read_text(text);
+  Simulation simulation(trace, verified(21));
+  std::vector<int> batches;
+  for (const Step& step : run(simulation)) batches.push_back(step.batch);
+  EXPECT_THAT(batches, ElementsAre(1, 1, 1, 1, 1, 6, 6, 6, 6));
   expect_all_finished(trace, simulation);
 }
 

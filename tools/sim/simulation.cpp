@@ -103,6 +103,7 @@ void Simulation::admit() {
       waiting_.push_front(next);
       return;
     }
+    retry_at_ = 0;  // it was about this request
   }
 }
 
