@@ -138,14 +138,14 @@ void count(benchmark::State& state, const Shape& shape) {
       benchmark::Counter(shape.flops() * iterations, benchmark::Counter::kIsRate, benchmark::Counter::kIs1000);
 }
 
-/// Unit (item, head) u goes to thread u % threads.
+/// Item i, all heads, goes to thread i % threads.
 void attend(benchmark::State& state, const Shape& shape, const kernels::cpu::Target& target, const Batch*& batch) {
   if (state.thread_index() == 0) batch = &batch_of(shape);
   const std::size_t bytes = kernels::cpu::scratch_bytes(shape.head_dim);
   const Memory scratch = allocate(bytes);
   for ([[maybe_unused]] auto _ : state) {
-    for (int unit = state.thread_index(); unit < shape.num_items * shape.num_kv_heads; unit += state.threads()) {
-      target.attend(batch->params(), unit / shape.num_kv_heads, unit % shape.num_kv_heads, {scratch.get(), bytes});
+    for (int item = state.thread_index(); item < shape.num_items; item += state.threads()) {
+      target.attend(batch->params(), item, 0, shape.num_kv_heads, {scratch.get(), bytes});
     }
     benchmark::ClobberMemory();
   }

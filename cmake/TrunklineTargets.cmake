@@ -12,6 +12,10 @@ endif()
 
 add_library(trunkline_flags INTERFACE)
 target_compile_options(trunkline_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 warns falsely about "literal" + std::string (GCC bug 105651).
+  target_compile_options(trunkline_flags INTERFACE -Wno-restrict)
+endif()
 if(TRUNKLINE_WERROR)
   target_compile_options(trunkline_flags INTERFACE -Werror)
 endif()

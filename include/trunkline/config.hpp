@@ -25,12 +25,12 @@ Strategy strategy_from_string(const std::string& name);
 /// refused by name, never ignored.
 struct AttentionConfig {
   int num_qo_heads = 0;
-  int num_kv_heads = 0;  // divides num_qo_heads
-  int head_dim = 0;      // 1 to 256
-  int page_size = 0;     // tokens, 1 to 1024
+  int num_kv_heads = 0;             // divides num_qo_heads
+  int head_dim = 0;                 // 1 to 256
+  int page_size = 0;                // tokens, 1 to 1024
   DType q_dtype = DType::bfloat16;  // of q and out
   DType kv_dtype = DType::bfloat16;
-  std::optional<float> sm_scale;  // factor of q.k; default 1 / sqrt(head_dim); finite
+  std::optional<float> sm_scale{};  // factor of q.k; default 1 / sqrt(head_dim); finite
   Strategy strategy = Strategy::automatic;
 
   // Not built yet; anything but these defaults throws unsupported.
@@ -60,18 +60,18 @@ struct DeviceSpec {
   };
 
   std::string name;
-  int num_workers = 1;          // cores or SMs that take items
-  Lane wide;                    // many rows per item, bound by arithmetic
-  Lane narrow;                  // few rows per item, bound by bytes
-  bool lanes_overlap = false;   // a worker advances both lanes at once (GPU), or one item at a time (CPU)
-  double overlap_penalty = 0;   // when both lanes are busy, the longer one takes this much longer (0.2 = 20 %)
-  double read_bandwidth = 1;    // KV reads, all workers together
-  double worker_bandwidth = 1;  // KV reads, one worker alone
-  double partial_bandwidth = 1; // partials written and read back, all workers together (from cache)
-  double cache_bytes = 0;       // last-level cache
-  double merge_seconds = 0;     // fixed cost of one (merge, KV head)
-  double phase_seconds = 0;     // one barrier between phases
-  double launch_seconds = 0;    // fixed cost of one run
+  int num_workers = 1;           // cores or SMs that take items
+  Lane wide;                     // many rows per item, bound by arithmetic
+  Lane narrow;                   // few rows per item, bound by bytes
+  bool lanes_overlap = false;    // a worker advances both lanes at once (GPU), or one item at a time (CPU)
+  double overlap_penalty = 0;    // when both lanes are busy, the longer one takes this much longer (0.2 = 20 %)
+  double read_bandwidth = 1;     // KV reads, all workers together
+  double worker_bandwidth = 1;   // KV reads, one worker alone
+  double partial_bandwidth = 1;  // partials written and read back, all workers together (from cache)
+  double cache_bytes = 0;        // last-level cache
+  double merge_seconds = 0;      // fixed cost of one (merge, KV head)
+  double phase_seconds = 0;      // one barrier between phases
+  double launch_seconds = 0;     // fixed cost of one run
 
   /// One NVIDIA H200 (132 SMs, two lanes), from measurements on one such card on 2026-11-22.
   static DeviceSpec h200();

@@ -190,7 +190,9 @@ class KernelTimer {
   Line item(int rows) {
     const auto time = [&](int tokens) {
       for (auto& rig : rigs_) rig->set_item(rows, tokens);
-      return entry_seconds(target_.attend);
+      return entry_seconds([this](const kernels::AttentionParams& params, kernels::cpu::Scratch scratch) {
+        target_.attend(params, 0, 0, 1, scratch);
+      });
     };
     constexpr int few = KernelRig::max_tokens / 8, many = KernelRig::max_tokens;
     return through(few, time(few), many, time(many));
@@ -198,18 +200,20 @@ class KernelTimer {
 
   double merge(int rows, int sources) {
     for (auto& rig : rigs_) rig->set_merge(rows, sources);
-    return entry_seconds(target_.merge);
+    return entry_seconds([this](const kernels::AttentionParams& params, kernels::cpu::Scratch scratch) {
+      target_.merge(params, 0, 0, scratch);
+    });
   }
 
  private:
-  using Entry = void (*)(const kernels::AttentionParams&, std::int32_t, std::int32_t, kernels::cpu::Scratch);
   static constexpr std::align_val_t alignment{64};
   struct Free {
     void operator()(std::byte* memory) const { ::operator delete(memory, alignment); }
   };
 
   // Of one call, when all threads call it at once. Enough calls that starting the threads does not show: 2 ms.
-  double entry_seconds(Entry entry) {
+  template <class Entry>
+  double entry_seconds(const Entry& entry) {
     const auto batch = [&](int calls) {
       return least_seconds(7,
                            [&] {
@@ -217,7 +221,7 @@ class KernelTimer {
                                const kernels::AttentionParams params = rigs_[unit]->params();
                                const kernels::cpu::Scratch scratch{scratch_.get() + thread * scratch_stride_,
                                                                    scratch_stride_};
-                               for (int call = 0; call < calls; ++call) entry(params, 0, 0, scratch);
+                               for (int call = 0; call < calls; ++call) entry(params, scratch);
                              }));
                            }) /
              calls;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/check.hpp"
+
 namespace trunkline::exec {
 
 kernels::Element to_element(DType dtype) {
@@ -25,8 +27,18 @@ kernels::RowsView to_rows(const TensorView& view) { return {view.data, view.stri
 
 std::int64_t PlanJob::num_units(int phase) const noexcept {
   if (phase == merge_phase()) return static_cast<std::int64_t>(plan_.merges.size()) * params_.num_kv_heads;
-  const Phase& items = plan_.phases[phase];
-  return std::int64_t{items.item_end - items.item_begin} * params_.num_kv_heads;
+  return num_items(phase) * head_groups(phase);
+}
+
+std::int64_t PlanJob::num_items(int phase) const noexcept {
+  return plan_.phases[phase].item_end - plan_.phases[phase].item_begin;
+}
+
+// The heads of an item are best read together (see the few-row kernel), but every thread must have some 16 units, so
+// that the last ones to finish are a small part of the phase.
+std::int64_t PlanJob::head_groups(int phase) const noexcept {
+  const std::int64_t items = std::max<std::int64_t>(1, num_items(phase));
+  return std::clamp<std::int64_t>(ceil_div<std::int64_t>(16 * num_threads_, items), 1, params_.num_kv_heads);
 }
 
 // Items come longest first and differ widely: one at a time. Merges are many, short and alike: a thread takes several,
@@ -37,14 +49,16 @@ std::int64_t PlanJob::grain(int phase) const noexcept {
 }
 
 void PlanJob::work(int phase, std::int64_t unit, int thread) const noexcept {
-  const auto entry = static_cast<std::int32_t>(unit / params_.num_kv_heads);
-  const auto head = static_cast<std::int32_t>(unit % params_.num_kv_heads);
   const kernels::cpu::Scratch scratch{layout_.scratch + thread * layout_.scratch_stride, layout_.scratch_stride};
+  const std::int64_t heads = params_.num_kv_heads;
   if (phase == merge_phase()) {
-    target_.merge(params_, entry, head, scratch);
-  } else {
-    target_.attend(params_, plan_.phases[phase].item_begin + entry, head, scratch);
+    target_.merge(params_, static_cast<std::int32_t>(unit / heads), static_cast<std::int32_t>(unit % heads), scratch);
+    return;
   }
+  const std::int64_t groups = head_groups(phase), item = unit / groups, group = unit % groups;
+  target_.attend(params_, static_cast<std::int32_t>(plan_.phases[phase].item_begin + item),
+                 static_cast<std::int32_t>(group * heads / groups),
+                 static_cast<std::int32_t>((group + 1) * heads / groups), scratch);
 }
 
 }  // namespace trunkline::exec

@@ -13,8 +13,8 @@ kernels::KvPlane to_plane(const KvView::Plane& plane);
 /// q and out are [tokens, heads, head_dim].
 kernels::RowsView to_rows(const TensorView& view);
 
-/// The phases of a plan, and after them the merges as one more phase. A unit is (entry, KV head), the heads of an entry
-/// one after the other, as in `Plan::schedule`.
+/// The phases of a plan, and after them the merges as one more phase. A unit is an item and a group of neighbouring KV
+/// heads, or a merge and one KV head; those of an entry follow one another.
 class PlanJob final : public Job {
  public:
   PlanJob(const kernels::cpu::Target& target, const kernels::AttentionParams& params, const Plan& plan,
@@ -27,6 +27,8 @@ class PlanJob final : public Job {
   void work(int phase, std::int64_t unit, int thread) const noexcept override;
 
  private:
+  std::int64_t num_items(int phase) const noexcept;
+  std::int64_t head_groups(int phase) const noexcept;
   int merge_phase() const noexcept { return static_cast<int>(plan_.phases.size()); }
 
   const kernels::cpu::Target& target_;

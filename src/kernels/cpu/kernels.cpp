@@ -1,6 +1,7 @@
 // Compiles the kernels for every SIMD target and lists the targets by name.
 #include "kernels/cpu/kernels.hpp"
 
+#include <algorithm>
 #include <array>
 
 #include <hwy/detect_targets.h>
@@ -27,13 +28,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace trunkline::kernels::cpu::HWY_NAMESPACE {
 
-void attend(const AttentionParams& params, std::int32_t item, std::int32_t head, Scratch scratch) {
+void attend(const AttentionParams& params, std::int32_t item, std::int32_t head_begin, std::int32_t head_end,
+            Scratch scratch) {
   const WorkItem& work = params.items[item];
-  if (work.num_rows < wide_min_rows) {
-    attend_narrow(params, work, head, scratch);
-  } else {
-    attend_wide(params, work, head, scratch);
-  }
+  if (work.num_rows < wide_min_rows) return attend_narrow(params, work, head_begin, head_end, scratch);
+  for (std::int32_t head = head_begin; head < head_end; ++head) attend_wide(params, work, head, scratch);
 }
 
 void merge(const AttentionParams& params, std::int32_t entry, std::int32_t head, Scratch scratch) {
@@ -106,14 +105,19 @@ std::span<const Target> targets() {
 }
 
 std::size_t scratch_bytes(std::int32_t head_dim) {
-  // The wide kernel's arrays, at the largest number of rows and of lanes (16); the narrow kernel's are fewer.
+  // The wide kernel's arrays, at the largest number of rows and of lanes (16).
   const std::size_t padded_dim = (static_cast<std::size_t>(head_dim) + 15) / 16 * 16;
   const std::size_t per_row = 2 * padded_dim + 2;                               // q^T, o^T, max, sum
   const std::size_t tile = max_tile_tokens * (2 * padded_dim + 3 * 16);         // K, V, scores
   const std::size_t floats = max_item_rows * per_row + tile + 16 * padded_dim;  // and rows on their way in or out
   constexpr std::size_t fixed = sizeof(Visibility) + 2 * sizeof(Tile) + 32 * max_item_rows;  // and the strips
   constexpr std::size_t rounding = 16 * 64;
-  return floats * sizeof(float) + fixed + rounding;
+  const std::size_t wide = floats * sizeof(float) + fixed + rounding;
+  // The narrow kernel's: per head q and out of 8 rows, scores, and padded copies of short rows of K and V.
+  constexpr std::size_t pair = 32, rows = wide_min_rows - 1;
+  const std::size_t narrow_floats = 2 * rows * (padded_dim + pair) + max_tile_tokens * (rows + 2 * pair);
+  const std::size_t narrow = narrow_floats * sizeof(float) + 2 * sizeof(Tile) + max_narrow_item_bytes + rounding;
+  return std::max(wide, sizeof(Visibility) + narrow_heads_at_once * narrow);
 }
 
 }  // namespace trunkline::kernels::cpu

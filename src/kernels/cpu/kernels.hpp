@@ -20,8 +20,10 @@ struct Scratch {
 struct Target {
   const char* name;  // "avx3", "avx2", "sse2", "neon", ...
   int float_lanes;   // f32 lanes of a vector
-  /// Item `item` for KV head `head`: to partials, or to out and lse.
-  void (*attend)(const AttentionParams& params, std::int32_t item, std::int32_t head, Scratch scratch);
+  /// Item `item` for KV heads [head_begin, head_end): to partials, or to out and lse. Heads given together are read
+  /// together where that saves memory traffic; the results do not depend on it.
+  void (*attend)(const AttentionParams& params, std::int32_t item, std::int32_t head_begin, std::int32_t head_end,
+                 Scratch scratch);
   /// Merge `merge` for KV head `head`: partials to out and lse.
   void (*merge)(const AttentionParams& params, std::int32_t merge, std::int32_t head, Scratch scratch);
   /// Highway's name ("AVX3") of the target that this entry's own code was compiled for: proof of what a forced one

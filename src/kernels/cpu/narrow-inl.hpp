@@ -4,6 +4,10 @@
 // loaded once; their lanes are summed by one network per `sums_per_block` dots instead of one by one; the weights,
 // elementwise; then out += weight * V, every V vector loaded once. While a tile is computed the next one is prefetched,
 // K during the scores and V during the output, because pages lie anywhere and no hardware prefetcher can follow them.
+//
+// The KV heads of an item go through each tile of tokens one after the other. Where the heads of a token lie side by
+// side (NHD), one head reads only a part of every memory page; all heads together read each page, and look up its
+// address, once.
 #if defined(TRUNKLINE_KERNELS_CPU_NARROW_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TRUNKLINE_KERNELS_CPU_NARROW_INL
 #undef TRUNKLINE_KERNELS_CPU_NARROW_INL
@@ -36,7 +40,9 @@ class NarrowItem {
   static constexpr int group_rows = HWY_MIN(Rows, sums_per_block / (2 * group_pairs));
 
  public:
-  NarrowItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch)
+  /// The visibility is that of the item's rows, the same for every head.
+  NarrowItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, const Visibility& visibility,
+             ScratchCutter& cutter)
       : params_(params),
         item_(item),
         head_(head),
@@ -45,9 +51,10 @@ class NarrowItem {
         // Rows shorter than a pair are copied into padded ones first.
         dim_(HWY_MAX(params.head_dim, pair)),
         num_pairs_((dim_ + pair - 1) / pair),
-        stride_(num_pairs_ * pair) {
-    ScratchCutter cutter(scratch);
-    visibility_ = cutter.take<Visibility>(1);
+        stride_(num_pairs_ * pair),
+        visibility_(visibility),
+        bounds_(visibility.bounds(0, item.num_rows)),
+        stream_(params, item, head, visibility) {
     tile_ = cutter.take<Tile>(1);
     next_ = cutter.take<Tile>(1);
     scores_ = cutter.take<float>(max_tile_tokens * Rows);
@@ -56,24 +63,37 @@ class NarrowItem {
     padded_ = cutter.take<Element>(2 * max_tile_tokens * pair);
   }
 
-  void run() {
-    start();
-    visibility_->read(params_, item_);
-    const Visibility::Bounds bounds = visibility_->bounds(0, item_.num_rows);
-    TokenStream stream(params_, item_, head_, *visibility_);
-    const int capacity = tile_tokens();
-    stream.next(*tile_, capacity);
-    while (tile_->num_tokens > 0) {
-      stream.next(*next_, capacity);
-      if (params_.head_dim < pair) pad_rows();
-      scores();
-      const int n = tile_->num_tokens;
-      if (n % block_tokens != 0 || !bounds.all_see(tile_->position[0], tile_->position[n - 1])) mask();
-      weights();
-      output();
-      std::swap(tile_, next_);
+  void start() {
+    read_rows();
+    stream_.next(*tile_, tile_tokens());
+  }
+
+  /// One tile; false: there was none left.
+  bool step() {
+    if (tile_->num_tokens == 0) return false;
+    stream_.next(*next_, tile_tokens());
+    if (params_.head_dim < pair) pad_rows();
+    scores();
+    const int n = tile_->num_tokens;
+    if (n % block_tokens != 0 || !bounds_.all_see(tile_->position[0], tile_->position[n - 1])) mask();
+    weights();
+    output();
+    std::swap(tile_, next_);
+    return true;
+  }
+
+  void finish() {
+    for (int r = 0; r < item_.num_rows; ++r) {
+      float sum = 0;
+      for (int t = 0; t < block_tokens; ++t) sum += sum_[r * block_tokens + t];
+      const Vec divisor = hn::Set(F32(), sum > 0 ? sum : 1.0f);  // nothing seen: out is 0 already
+      float* out = out_ + r * stride_;
+      for (int i = 0; i < stride_; i += lanes) store(hn::Div(load(out + i), divisor), out + i);
+      for (int j = 0; j < num_pairs_; ++j) restore<Element>(out + j * pair);
+      std::memmove(out + pair_begin(num_pairs_ - 1), out + stride_ - pair, pair * sizeof(float));  // undo the overlap
+      write_row(params_, item_, r, head_, out);
+      write_lse(params_, item_, r, head_, log_sum_exp(scale_, max_[r * block_tokens], sum));
     }
-    finish();
   }
 
  private:
@@ -87,7 +107,7 @@ class NarrowItem {
   /// multiple of a pair: q has zeros there, and out the same twice.
   int pair_begin(int j) const { return HWY_MIN(j * pair, dim_ - pair); }
 
-  void start() {
+  void read_rows() {
     for (int i = 0; i < Rows * stride_; i += lanes) {
       store(hn::Zero(F32()), q_ + i);
       store(hn::Zero(F32()), out_ + i);
@@ -153,7 +173,7 @@ class NarrowItem {
 
   /// Scores of what a row does not see become -inf.
   void mask() {
-    const Visibility& visible = *visibility_;
+    const Visibility& visible = visibility_;
     for (int t = 0; t < num_blocks() * block_tokens; ++t) {
       const std::int32_t position = tile_->position[t];
       float* block = scores_ + t / block_tokens * sums_per_block + t % block_tokens;
@@ -243,20 +263,6 @@ class NarrowItem {
     }
   }
 
-  void finish() {
-    for (int r = 0; r < item_.num_rows; ++r) {
-      float sum = 0;
-      for (int t = 0; t < block_tokens; ++t) sum += sum_[r * block_tokens + t];
-      const Vec divisor = hn::Set(F32(), sum > 0 ? sum : 1.0f);  // nothing seen: out is 0 already
-      float* out = out_ + r * stride_;
-      for (int i = 0; i < stride_; i += lanes) store(hn::Div(load(out + i), divisor), out + i);
-      for (int j = 0; j < num_pairs_; ++j) restore<Element>(out + j * pair);
-      std::memmove(out + pair_begin(num_pairs_ - 1), out + stride_ - pair, pair * sizeof(float));  // undo the overlap
-      write_row(params_, item_, r, head_, out);
-      write_lse(params_, item_, r, head_, log_sum_exp(scale_, max_[r * block_tokens], sum));
-    }
-  }
-
   const AttentionParams& params_;
   const WorkItem& item_;
   const std::int32_t head_;
@@ -264,7 +270,9 @@ class NarrowItem {
   const int row_bytes_;
   const int dim_, num_pairs_, stride_;
 
-  Visibility* visibility_;
+  const Visibility& visibility_;
+  const Visibility::Bounds bounds_;
+  TokenStream stream_;
   Tile *tile_, *next_;
   float* scores_;    // [tokens / block_tokens][Rows][block_tokens]
   float* q_;         // [Rows][stride_]
@@ -275,18 +283,42 @@ class NarrowItem {
   alignas(64) float correction_[sums_per_block];
 };
 
-template <class Element>
-void attend_narrow_as(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
-  if (item.num_rows == 1) return NarrowItem<Element, 1>(params, item, head, scratch).run();
-  if (item.num_rows == 2) return NarrowItem<Element, 2>(params, item, head, scratch).run();
-  if (item.num_rows <= 4) return NarrowItem<Element, 4>(params, item, head, scratch).run();
-  NarrowItem<Element, 8>(params, item, head, scratch).run();
+template <class Element, int Rows>
+void attend_heads(const AttentionParams& params, const WorkItem& item, std::int32_t head_begin, std::int32_t head_end,
+                  Scratch scratch) {
+  using Item = NarrowItem<Element, Rows>;
+  static_assert(sizeof(Item) <= max_narrow_item_bytes && std::is_trivially_destructible_v<Item>);
+  ScratchCutter cutter(scratch);
+  Visibility& visibility = *cutter.take<Visibility>(1);
+  visibility.read(params, item);
+  Item* heads[narrow_heads_at_once];
+  const int count = head_end - head_begin;
+  for (int i = 0; i < count; ++i) {
+    heads[i] = new (cutter.take<Item>(1)) Item(params, item, head_begin + i, visibility, cutter);
+    heads[i]->start();
+  }
+  for (bool more = true; more;) {
+    for (int i = 0; i < count; ++i) more = heads[i]->step();  // every head has the same tokens
+  }
+  for (int i = 0; i < count; ++i) heads[i]->finish();
 }
 
-inline void attend_narrow(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
+template <class Element>
+void attend_narrow_as(const AttentionParams& params, const WorkItem& item, std::int32_t head_begin,
+                      std::int32_t head_end, Scratch scratch) {
+  if (item.num_rows == 1) return attend_heads<Element, 1>(params, item, head_begin, head_end, scratch);
+  if (item.num_rows == 2) return attend_heads<Element, 2>(params, item, head_begin, head_end, scratch);
+  if (item.num_rows <= 4) return attend_heads<Element, 4>(params, item, head_begin, head_end, scratch);
+  attend_heads<Element, 8>(params, item, head_begin, head_end, scratch);
+}
+
+inline void attend_narrow(const AttentionParams& params, const WorkItem& item, std::int32_t head_begin,
+                          std::int32_t head_end, Scratch scratch) {
   visit_element(params.kv_element, [&](const auto* type) HWY_ATTR {
     using Element = std::remove_const_t<std::remove_pointer_t<decltype(type)>>;
-    attend_narrow_as<Element>(params, item, head, scratch);
+    for (std::int32_t head = head_begin; head < head_end; head += narrow_heads_at_once) {
+      attend_narrow_as<Element>(params, item, head, HWY_MIN(head + narrow_heads_at_once, head_end), scratch);
+    }
   });
 }
 

@@ -16,6 +16,12 @@ namespace trunkline::kernels::cpu {
 /// Tokens of a tile at most: a multiple of every block the kernels work in.
 inline constexpr int max_tile_tokens = 64;
 
+/// Heads of a few-row item that go through a tile of tokens together. With 16 heads of bfloat16 a tile and the next
+/// take 1 MiB, half of a usual level-2 cache.
+inline constexpr int narrow_heads_at_once = 16;
+/// Room for the state of one of them.
+inline constexpr std::size_t max_narrow_item_bytes = 1024;
+
 /// What a padding token's K and V point at: max_head_dim zeros of any element type.
 alignas(64) inline constexpr float zero_row[256] = {};
 

@@ -167,5 +167,17 @@ TEST(CpuAttend, SameBitsInEveryThreadAndRun) {
   }
 }
 
+TEST(CpuAttend, SameBitsHoweverManyHeadsAreGivenAtOnce) {
+  for (const int num_rows : {1, 4, 8, 40}) {
+    ItemProblem problem({.num_rows = num_rows, .segment_tokens = {300, 7}, .num_kv_heads = 19});
+    for (const kernels::cpu::Target& target : targets()) {
+      const std::vector<std::byte> all = problem.run(target, 19);  // more than go through a tile together
+      for (const int heads_at_once : {1, 2, 7}) {
+        EXPECT_EQ(problem.run(target, heads_at_once), all) << target.name << ", " << heads_at_once << " at once";
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace trunkline::test

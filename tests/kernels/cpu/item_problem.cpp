@@ -244,7 +244,7 @@ void ItemProblem::expect_row(int row, int head, Expected& expected) const {
   expected = {result.out, result.bound, result.lse[0], result.lse_bound[0]};
 }
 
-std::vector<std::byte> ItemProblem::run(const kernels::cpu::Target& target) {
+std::vector<std::byte> ItemProblem::run(const kernels::cpu::Target& target, int heads_at_once) {
   out_ = filled(spec_.q_dtype, num_query_tokens_ * params_.out.token_stride, untouched);
   lse_.assign(static_cast<std::size_t>(num_query_tokens_ * params_.lse_token_stride), untouched);
   const std::size_t partial_rows = static_cast<std::size_t>(spec_.num_rows + partial_begin + 1) * spec_.num_kv_heads;
@@ -258,7 +258,9 @@ std::vector<std::byte> ItemProblem::run(const kernels::cpu::Target& target) {
   const std::size_t rounded = (bytes + 63) / 64 * 64;
   const std::unique_ptr<void, decltype(&std::free)> scratch(std::aligned_alloc(64, rounded), &std::free);
   std::memset(scratch.get(), 0xFF, rounded);  // NaN: nothing may be taken for granted
-  for (int head = 0; head < spec_.num_kv_heads; ++head) target.attend(params_, 0, head, {scratch.get(), bytes});
+  for (int head = 0; head < spec_.num_kv_heads; head += heads_at_once) {
+    target.attend(params_, 0, head, std::min(head + heads_at_once, spec_.num_kv_heads), {scratch.get(), bytes});
+  }
 
   std::vector<std::byte> all = out_;
   for (const std::vector<float>* array : {&lse_, &partial_out_, &partial_lse_}) {
@@ -352,7 +354,7 @@ testing::AssertionResult ItemProblem::check_untouched() const {
 }
 
 testing::AssertionResult ItemProblem::run_and_check(const kernels::cpu::Target& target) {
-  run(target);
+  run(target, spec_.num_kv_heads);
   const auto annotate = [&](const testing::AssertionResult& failure) {
     return testing::AssertionFailure() << target.name << ", " << spec_.describe() << ": " << failure.message();
   };

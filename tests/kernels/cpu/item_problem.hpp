@@ -56,8 +56,8 @@ class ItemProblem {
   /// The greatest error of out over its bound, after a run.
   double worst_error_ratio() const;
 
-  /// Runs it and gives every byte it can have written.
-  std::vector<std::byte> run(const kernels::cpu::Target& target);
+  /// Runs it, that many KV heads to a call, and gives every byte it can have written.
+  std::vector<std::byte> run(const kernels::cpu::Target& target, int heads_at_once = 1);
 
  private:
   struct Expected {
