@@ -32,7 +32,7 @@ void attend(const AttentionParams& params, std::int32_t item, std::int32_t head_
             Scratch scratch) {
   const WorkItem& work = params.items[item];
   if (work.num_rows < wide_min_rows) return attend_narrow(params, work, head_begin, head_end, scratch);
-  for (std::int32_t head = head_begin; head < head_end; ++head) attend_wide(params, work, head, scratch);
+  attend_wide(params, work, head_begin, head_end, scratch);
 }
 
 void merge(const AttentionParams& params, std::int32_t entry, std::int32_t head, Scratch scratch) {
@@ -105,13 +105,13 @@ std::span<const Target> targets() {
 }
 
 std::size_t scratch_bytes(std::int32_t head_dim) {
-  // The wide kernel's arrays, at the largest number of rows and of lanes (16).
+  // The wide kernel's arrays, at the largest number of rows and of lanes (16), shared by up to 8 heads.
   const std::size_t padded_dim = (static_cast<std::size_t>(head_dim) + 15) / 16 * 16;
   const std::size_t per_row = 2 * padded_dim + 2;                               // q^T, o^T, max, sum
   const std::size_t tile = max_tile_tokens * (2 * padded_dim + 3 * 16);         // K, V, scores
-  const std::size_t floats = max_item_rows * per_row + tile + 16 * padded_dim;  // and rows on their way in or out
+  const std::size_t floats = max_wide_rows * per_row + tile + 16 * padded_dim;  // and rows on their way in or out
   constexpr std::size_t fixed = sizeof(Visibility) + 2 * sizeof(Tile) + 32 * max_item_rows;  // and the strips
-  constexpr std::size_t rounding = 16 * 64;
+  constexpr std::size_t rounding = 64 * (16 + 4 * max_wide_heads);
   const std::size_t wide = floats * sizeof(float) + fixed + rounding;
   // The narrow kernel's: per head q and out of 8 rows, scores, and padded copies of short rows of K and V.
   constexpr std::size_t pair = 32, rows = wide_min_rows - 1;

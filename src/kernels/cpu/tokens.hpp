@@ -16,11 +16,15 @@ namespace trunkline::kernels::cpu {
 /// Tokens of a tile at most: a multiple of every block the kernels work in.
 inline constexpr int max_tile_tokens = 64;
 
-/// Heads of a few-row item that go through a tile of tokens together. With 16 heads of bfloat16 a tile and the next
-/// take 1 MiB, half of a usual level-2 cache.
+/// Heads of a few-row item that go through a tile of tokens together. With 16 heads of 128 dims a tile and the next
+/// take 256 KiB, with f32 512 KiB, a quarter of a level-2 cache.
 inline constexpr int narrow_heads_at_once = 16;
 /// Room for the state of one of them.
 inline constexpr std::size_t max_narrow_item_bytes = 1024;
+
+/// Heads of a many-row item that go through a tile of tokens together, and their rows in all, padded to whole vectors:
+/// 8 heads with 128 dims of f32 are 4 KiB of a token, a memory page, and q and out of 512 rows 512 KiB.
+inline constexpr int max_wide_heads = 8, max_wide_rows = 512;
 
 /// What a padding token's K and V point at: max_head_dim zeros of any element type.
 alignas(64) inline constexpr float zero_row[256] = {};

@@ -6,8 +6,12 @@
 //     s^T [tokens][rows]   = K [tokens][head_dim] * q^T
 //     w^T                  = exp2((s^T - max) * factor), in place
 //     o^T [head_dim][rows] = o^T * correction + V^T * w^T
-// Both products are one register block: `block` values broadcast from K or V, times the strip's vectors. K and V of the
-// tile are f32 for that: promoted once per tile and used for every strip.
+// Both products are one register block: `block` values broadcast from K or V, times the strip's vectors. K and V must
+// be f32 for that: 16-bit ones are promoted once per tile and used for every strip.
+//
+// Several KV heads go through each tile of tokens one after the other, and tiles are the shorter the more heads they
+// are. Where the heads of a token lie side by side (NHD) that reads memory in long runs, which hardware prefetchers
+// follow while a head is computed; prefetch instructions were slower, they wait for page walks.
 #if defined(TRUNKLINE_KERNELS_CPU_WIDE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TRUNKLINE_KERNELS_CPU_WIDE_INL
 #undef TRUNKLINE_KERNELS_CPU_WIDE_INL
@@ -76,53 +80,58 @@ HWY_INLINE void output_block(const float* weights, const float* const* v, int nu
   }
 }
 
+/// KV heads that go through a tile together, if as many are given. Tiles depend on this number and not on how many are
+/// given, so that results do not.
+inline int wide_heads(const AttentionParams& params, const WorkItem& item) {
+  const int padded_rows = (item.num_rows + lanes - 1) / lanes * lanes;
+  return HWY_MIN(HWY_MIN(max_wide_heads, max_wide_rows / padded_rows), params.num_kv_heads);
+}
+
 class WideItem {
  public:
-  WideItem(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch)
+  WideItem(const AttentionParams& params, const WorkItem& item, std::int32_t head_begin, std::int32_t head_end,
+           Scratch scratch)
       : params_(params),
         item_(item),
-        head_(head),
+        head_begin_(head_begin),
+        num_heads_(head_end - head_begin),
         scale_(params.scale),
         head_dim_(params.head_dim),
         padded_dim_((head_dim_ + 15) / 16 * 16),
-        num_vectors_((item.num_rows + lanes - 1) / lanes) {
+        num_vectors_((item.num_rows + lanes - 1) / lanes),
+        tile_tokens_(max_tile_tokens / wide_heads(params, item) / wide_block * wide_block),
+        k_head_bytes_(params.k.head_stride * size_of(params.kv_element)),
+        v_head_bytes_(params.v.head_stride * size_of(params.kv_element)) {
     static_assert(16 % wide_block == 0 && 16 % lanes == 0 && max_tile_tokens % wide_block == 0);
     const std::size_t padded_rows = static_cast<std::size_t>(num_vectors_) * lanes;
     ScratchCutter cutter(scratch);
     visibility_ = cutter.take<Visibility>(1);
     tile_ = cutter.take<Tile>(1);
     strips_ = cutter.take<Strip>(max_item_rows);
-    max_ = cutter.take<float>(padded_rows);
-    sum_ = cutter.take<float>(padded_rows);
-    k_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
-    v_ = cutter.take<float>(static_cast<std::size_t>(max_tile_tokens) * padded_dim_);
-    scores_ = cutter.take<float>(max_tile_tokens * max_strip_vectors * lanes);
-    q_ = cutter.take<float>(padded_rows * padded_dim_);
-    out_ = cutter.take<float>(padded_rows * padded_dim_);
+    k_ = cutter.take<float>(static_cast<std::size_t>(tile_tokens_) * padded_dim_);
+    v_ = cutter.take<float>(static_cast<std::size_t>(tile_tokens_) * padded_dim_);
+    scores_ = cutter.take<float>(tile_tokens_ * max_strip_vectors * lanes);
     rows_ = cutter.take<float>(static_cast<std::size_t>(lanes) * padded_dim_);
+    for (int h = 0; h < num_heads_; ++h) {
+      heads_[h].max = cutter.take<float>(padded_rows);
+      heads_[h].sum = cutter.take<float>(padded_rows);
+      heads_[h].q = cutter.take<float>(padded_rows * padded_dim_);
+      heads_[h].out = cutter.take<float>(padded_rows * padded_dim_);
+    }
   }
 
   void run() {
     visibility_->read(params_, item_);
-    start();
-    TokenStream stream(params_, item_, head_, *visibility_);
-    for (stream.next(*tile_, max_tile_tokens); tile_->num_tokens > 0; stream.next(*tile_, max_tile_tokens)) {
-      visit_element(params_.kv_element, [this](const auto* type) HWY_ATTR { promote(type); });
-      for (int i = 0; i < num_strips_; ++i) {
-        const Strip& strip = strips_[i];
-        switch (strip.num_vectors) {
-          case 1:
-            strip_tile<1>(strip);
-            break;
-          case 2:
-            strip_tile<2>(strip);
-            break;
-          default:
-            strip_tile<max_strip_vectors>(strip);
-        }
+    cut_strips();
+    for (int h = 0; h < num_heads_; ++h) start(h);
+    TokenStream stream(params_, item_, head_begin_, *visibility_);
+    for (stream.next(*tile_, tile_tokens_); tile_->num_tokens > 0; stream.next(*tile_, tile_tokens_)) {
+      for (int h = 0; h < num_heads_; ++h) {
+        visit_element(params_.kv_element, [&](const auto* type) HWY_ATTR { prepare_rows(type, h); });
+        for (int i = 0; i < num_strips_; ++i) compute_strip(strips_[i], heads_[h]);
       }
     }
-    finish();
+    for (int h = 0; h < num_heads_; ++h) finish(h);
   }
 
  private:
@@ -131,8 +140,15 @@ class WideItem {
     Visibility::Bounds bounds;
   };
 
-  /// Cuts strips, two vectors each and three where one would be left over; packs q^T.
-  void start() {
+  /// What belongs to one KV head.
+  struct Head {
+    float *max, *sum;  // [rows]
+    float* q;          // [strip][padded_dim_][strip rows]
+    float* out;        // the same, relative to max
+  };
+
+  /// Two vectors each, and three where one would be left over.
+  void cut_strips() {
     num_strips_ = 0;
     for (int v = 0; v < num_vectors_;) {
       const int left = num_vectors_ - v;
@@ -141,25 +157,29 @@ class WideItem {
       strips_[num_strips_++] = {first, take, visibility_->bounds(first, HWY_MIN(take * lanes, item_.num_rows - first))};
       v += take;
     }
+  }
+
+  void start(int h) {
+    const Head& head = heads_[h];
     for (int i = 0; i < num_strips_; ++i) {
-      for (int n = 0; n < strips_[i].num_vectors; ++n) pack_queries(strips_[i], n);
+      for (int n = 0; n < strips_[i].num_vectors; ++n) pack_queries(strips_[i], n, h);
     }
-    for (int i = 0; i < num_vectors_ * lanes * padded_dim_; i += lanes) store(hn::Zero(F32()), out_ + i);
-    for (int i = 0; i < num_vectors_ * lanes; ++i) max_[i] = minus_infinity, sum_[i] = 0.0f;
+    for (int i = 0; i < num_vectors_ * lanes * padded_dim_; i += lanes) store(hn::Zero(F32()), head.out + i);
+    for (int i = 0; i < num_vectors_ * lanes; ++i) head.max[i] = minus_infinity, head.sum[i] = 0.0f;
   }
 
   /// Vector n of a strip: `lanes` rows of q, transposed. Rows behind the item's are zeros.
-  void pack_queries(const Strip& strip, int n) {
+  void pack_queries(const Strip& strip, int n, int h) {
     for (int l = 0; l < lanes; ++l) {
       const int r = strip.first_row + n * lanes + l;
       float* row = rows_ + l * padded_dim_;
       if (r < item_.num_rows) {
-        read_query(params_, item_.row_begin + r, head_, scale_.q_factor, row);
+        read_query(params_, item_.row_begin + r, head_begin_ + h, scale_.q_factor, row);
       } else {
         for (int i = 0; i < padded_dim_; i += lanes) store(hn::Zero(F32()), row + i);
       }
     }
-    float* to = q_ + strip.first_row * padded_dim_ + n * lanes;
+    float* to = heads_[h].q + strip.first_row * padded_dim_ + n * lanes;
     const int step = strip.num_vectors * lanes;
     for (int i = 0; i < head_dim_; i += lanes) {
       Vec square[lanes];
@@ -169,31 +189,53 @@ class WideItem {
     }
   }
 
-  /// K and V of the tile to f32, rows of padded_dim_ with zeros behind.
+  /// Points k_rows_ and v_rows_ at the tile's K and V of head h, in f32. With many heads at once f32 ones stay where
+  /// they are, if whole blocks of dims may be read there. With few, tiles are long, and their rows, a large power of
+  /// two apart in NHD, would put each other out of the cache; nor would anything fetch them before the products need
+  /// them.
   template <class Element>
-  void promote(const Element*) {
-    const int n = (tile_->num_tokens + wide_block - 1) / wide_block * wide_block;
-    for (int t = 0; t < n; ++t) {
-      k_rows_[t] = k_ + t * padded_dim_;
-      v_rows_[t] = v_ + t * padded_dim_;
-      load_row(reinterpret_cast<const Element*>(tile_->k[t]), head_dim_, k_ + t * padded_dim_);
-      load_row(reinterpret_cast<const Element*>(tile_->v[t]), head_dim_, v_ + t * padded_dim_);
+  void prepare_rows(const Element*, int h) {
+    const bool in_place = std::is_same_v<Element, float> && num_heads_ == max_wide_heads && head_dim_ % wide_block == 0;
+    const int padded = (tile_->num_tokens + wide_block - 1) / wide_block * wide_block;
+    for (int t = 0; t < padded; ++t) {
+      const int head = t < tile_->num_tokens ? h : 0;  // padding has no heads
+      const auto* k = reinterpret_cast<const Element*>(tile_->k[t] + head * k_head_bytes_);
+      const auto* v = reinterpret_cast<const Element*>(tile_->v[t] + head * v_head_bytes_);
+      if (in_place) {
+        k_rows_[t] = reinterpret_cast<const float*>(k);
+        v_rows_[t] = reinterpret_cast<const float*>(v);
+      } else {
+        load_row(k, head_dim_, k_ + t * padded_dim_);
+        load_row(v, head_dim_, v_ + t * padded_dim_);
+        k_rows_[t] = k_ + t * padded_dim_;
+        v_rows_[t] = v_ + t * padded_dim_;
+      }
+    }
+  }
+
+  void compute_strip(const Strip& strip, const Head& head) {
+    if (strip.bounds.none_sees(tile_->position[0], tile_->position[tile_->num_tokens - 1])) return;
+    switch (strip.num_vectors) {
+      case 1:
+        return strip_tile<1>(strip, head);
+      case 2:
+        return strip_tile<2>(strip, head);
+      default:
+        return strip_tile<max_strip_vectors>(strip, head);
     }
   }
 
   template <int Vectors>
-  void strip_tile(const Strip& strip) {
-    const int n = tile_->num_tokens;
-    const std::int32_t first = tile_->position[0], last = tile_->position[n - 1];
-    if (strip.bounds.none_sees(first, last)) return;
+  void strip_tile(const Strip& strip, const Head& head) {
     constexpr int width = Vectors * lanes;
-    const float* q = q_ + strip.first_row * padded_dim_;
+    const int n = tile_->num_tokens;
+    const float* q = head.q + strip.first_row * padded_dim_;
     for (int t = 0; t < n; t += wide_block) {
       score_block<Vectors>(q, k_rows_ + t, head_dim_, scores_ + t * width);
     }
-    if (!strip.bounds.all_see(first, last)) mask<Vectors>(strip);
-    weights<Vectors>(strip);
-    float* out = out_ + strip.first_row * padded_dim_;
+    if (!strip.bounds.all_see(tile_->position[0], tile_->position[n - 1])) mask<Vectors>(strip);
+    weights<Vectors>(strip, head);
+    float* out = head.out + strip.first_row * padded_dim_;
     for (int i = 0; i < head_dim_; i += wide_block) {
       output_block<Vectors>(scores_, v_rows_, n, i, correction_, out + i * width);
     }
@@ -223,13 +265,13 @@ class WideItem {
   }
 
   template <int Vectors>
-  void weights(const Strip& strip) {
+  void weights(const Strip& strip, const Head& head) {
     const F32 f32;
     const int num_tokens = tile_->num_tokens;
     for (int n = 0; n < Vectors; ++n) {
       float* scores = scores_ + n * lanes;
-      float* row_max = max_ + strip.first_row + n * lanes;
-      float* row_sum = sum_ + strip.first_row + n * lanes;
+      float* row_max = head.max + strip.first_row + n * lanes;
+      float* row_sum = head.sum + strip.first_row + n * lanes;
       const Vec old = load(row_max);
       Vec greatest = old;
       for (int t = 0; t < num_tokens; ++t) greatest = hn::Max(greatest, load(scores + t * Vectors * lanes));
@@ -255,19 +297,20 @@ class WideItem {
     }
   }
 
-  void finish() {
+  void finish(int h) {
     for (int i = 0; i < num_strips_; ++i) {
-      for (int n = 0; n < strips_[i].num_vectors; ++n) unpack_rows(strips_[i], n);
+      for (int n = 0; n < strips_[i].num_vectors; ++n) unpack_rows(strips_[i], n, h);
     }
   }
 
   /// Vector n of a strip: o^T over the sums, transposed back and written.
-  void unpack_rows(const Strip& strip, int n) {
+  void unpack_rows(const Strip& strip, int n, int h) {
     const F32 f32;
+    const Head& head = heads_[h];
     const int first = strip.first_row + n * lanes, step = strip.num_vectors * lanes;
-    const Vec sum = load(sum_ + first);
+    const Vec sum = load(head.sum + first);
     const Vec divisor = hn::IfThenElse(hn::Gt(sum, hn::Zero(f32)), sum, hn::Set(f32, 1.0f));  // nothing seen: out is 0
-    const float* from = out_ + strip.first_row * padded_dim_ + n * lanes;
+    const float* from = head.out + strip.first_row * padded_dim_ + n * lanes;
     for (int i = 0; i < head_dim_; i += lanes) {
       Vec square[lanes];
       for (int l = 0; l < lanes; ++l) square[l] = hn::Div(load(from + (i + l) * step), divisor);
@@ -275,34 +318,39 @@ class WideItem {
       for (int l = 0; l < lanes; ++l) store(square[l], rows_ + l * padded_dim_ + i);
     }
     for (int l = 0; l < HWY_MIN(lanes, item_.num_rows - first); ++l) {
-      write_row(params_, item_, first + l, head_, rows_ + l * padded_dim_);
-      write_lse(params_, item_, first + l, head_, log_sum_exp(scale_, max_[first + l], sum_[first + l]));
+      const int r = first + l;
+      write_row(params_, item_, r, head_begin_ + h, rows_ + l * padded_dim_);
+      write_lse(params_, item_, r, head_begin_ + h, log_sum_exp(scale_, head.max[r], head.sum[r]));
     }
   }
 
   const AttentionParams& params_;
   const WorkItem& item_;
-  const std::int32_t head_;
+  const std::int32_t head_begin_;
+  const int num_heads_;
   const Scale scale_;
-  const int head_dim_, padded_dim_, num_vectors_;
+  const int head_dim_, padded_dim_, num_vectors_, tile_tokens_;
+  const std::int64_t k_head_bytes_, v_head_bytes_;
   int num_strips_ = 0;
 
   Visibility* visibility_;
-  Tile* tile_;
+  Tile* tile_;  // of head_begin_
   Strip* strips_;
-  float *max_, *sum_;  // [rows], as in the score_block
-  float *k_, *v_;      // [max_tile_tokens][padded_dim_]
-  float* scores_;      // [max_tile_tokens][strip rows]; also the weights
-  float* q_;           // [strip][padded_dim_][strip rows]
-  float* out_;         // [strip][padded_dim][strip rows], relative to max_
-  float* rows_;        // [lanes][padded_dim_]
+  float *k_, *v_;  // [tile_tokens_][padded_dim_]
+  float* scores_;  // [tile_tokens_][strip rows]; also the weights
+  float* rows_;    // [lanes][padded_dim_]
+  Head heads_[max_wide_heads];
   const float* k_rows_[max_tile_tokens];
   const float* v_rows_[max_tile_tokens];
   alignas(64) float correction_[max_strip_vectors * lanes];
 };
 
-inline void attend_wide(const AttentionParams& params, const WorkItem& item, std::int32_t head, Scratch scratch) {
-  WideItem(params, item, head, scratch).run();
+inline void attend_wide(const AttentionParams& params, const WorkItem& item, std::int32_t head_begin,
+                        std::int32_t head_end, Scratch scratch) {
+  const int at_once = wide_heads(params, item);
+  for (std::int32_t head = head_begin; head < head_end; head += at_once) {
+    WideItem(params, item, head, HWY_MIN(head + at_once, head_end), scratch).run();
+  }
 }
 
 }  // namespace trunkline::kernels::cpu::HWY_NAMESPACE

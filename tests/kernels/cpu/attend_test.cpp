@@ -142,6 +142,26 @@ TEST(CpuAttend, ScaleOfEitherSignAndZero) {
   }
 }
 
+// More heads than go through a tile together, with and without a rest, at every number of them that rows allow.
+TEST(CpuAttend, ManyHeads) {
+  unsigned seed = 40;
+  for (const int num_rows : {3, 9, 32, 64, 65, 200}) {
+    for (const int num_kv_heads : {8, 11}) {
+      for (const DType kv_dtype : {DType::float32, DType::bfloat16}) {
+        check_on_all_targets({.num_rows = num_rows,
+                              .head_dim = seed % 4 == 0 ? 66 : 64,
+                              .kv_dtype = kv_dtype,
+                              .segment_tokens = {45, 3},
+                              .num_kv_heads = num_kv_heads,
+                              .layout = seed % 3 == 0 ? Layout::hnd : Layout::nhd,
+                              .mask = seed % 2 == 0 ? Mask::random : Mask::none,
+                              .seed = seed});
+        ++seed;
+      }
+    }
+  }
+}
+
 TEST(CpuAttend, LseMayBeUnwanted) {
   for (const int num_rows : {2, 20}) check_on_all_targets({.num_rows = num_rows, .want_lse = false});
 }
@@ -168,8 +188,8 @@ TEST(CpuAttend, SameBitsInEveryThreadAndRun) {
 }
 
 TEST(CpuAttend, SameBitsHoweverManyHeadsAreGivenAtOnce) {
-  for (const int num_rows : {1, 4, 8, 40}) {
-    ItemProblem problem({.num_rows = num_rows, .segment_tokens = {300, 7}, .num_kv_heads = 19});
+  for (const int num_rows : {1, 4, 8, 40, 150}) {
+    ItemProblem problem({.num_rows = num_rows, .head_dim = 64, .segment_tokens = {300, 7}, .num_kv_heads = 19});
     for (const kernels::cpu::Target& target : targets()) {
       const std::vector<std::byte> all = problem.run(target, 19);  // more than go through a tile together
       for (const int heads_at_once : {1, 2, 7}) {
