@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::byte poison{0xff};  // all bits set is a NaN in every floating-point format
 
-// In f32 the reference's bound is two standard deviations of what rounding the scores does to a row. Among the
-// thousands of rows here some lie beyond two, and three are to be expected.
-constexpr double f32_deviations = 3.0 / 2.0;
-
 std::int32_t ceil_pages(std::int32_t tokens, int page_size) { return (tokens + page_size - 1) / page_size; }
 
 void store_normal(DType dtype, std::vector<std::byte>& array, std::int64_t index, double value) {
@@ -195,7 +191,6 @@ KvView Batch::kv() {
   const ReferenceResult expected =
       reference_attention(q(), kv(), tables, lengths ? *lengths : seq_lens_, qo_lens_, config().scale());
   const int heads = spec_.num_qo_heads, d = spec_.head_dim;
-  const double slack = spec_.q_dtype == DType::float32 ? f32_deviations : 1.0;
   for (std::int64_t token = 0; token < num_tokens_ + padding_rows; ++token) {
     for (int head = 0; head < heads; ++head) {
       const std::int64_t row = token * heads + head;
@@ -208,7 +203,7 @@ KvView Batch::kv() {
           if (!std::isnan(got)) return ::testing::AssertionFailure() << "padding of out was written" << where();
           continue;
         }
-        const double want = expected.out[row * d + i], bound = expected.bound[row * d + i] * slack;
+        const double want = expected.out[row * d + i], bound = expected.bound[row * d + i];
         if (!(std::fabs(got - want) <= bound)) {
           return ::testing::AssertionFailure()
                  << "out[" << i << "] is " << got << ", not " << want << " within " << bound << where();
@@ -219,7 +214,7 @@ KvView Batch::kv() {
         continue;
       }
       const double want = expected.lse[row];
-      if (lse != want && !(std::fabs(lse - want) <= expected.lse_bound[row] * f32_deviations)) {
+      if (lse != want && !(std::fabs(lse - want) <= expected.lse_bound[row])) {
         return ::testing::AssertionFailure()
                << "lse is " << lse << ", not " << want << " within " << expected.lse_bound[row] << where();
       }
