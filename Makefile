@@ -11,6 +11,8 @@ TRUNKLINE = build/release/tools/trunkline
 
 # Cases that are too large to run under a sanitizer carry Large in their name.
 SANITIZER_FILTER = -*Large*
+# The programs in which more than one thread runs, or one reads what another wrote.
+THREADED = kernels_cpu exec grids forest tools_common
 
 .PHONY: help setup build replay test test-release test-asan test-tsan test-cuda bench lint format clean
 
@@ -51,8 +53,8 @@ test-asan:
 
 test-tsan:
 	cmake --preset tsan -Wno-dev >/dev/null
-	cmake --build --preset tsan -j $(JOBS)
-	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset tsan
+	cmake --build --preset tsan -j $(JOBS) --target $(THREADED:%=test_%)
+	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset tsan -R '^($(subst $() ,|,$(THREADED)))$$'
 
 # Compiles what runs on CUDA devices wherever a toolkit is installed; nothing of it runs without a device.
 test-cuda:

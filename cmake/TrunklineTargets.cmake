@@ -49,3 +49,8 @@ function(trunkline_test NAME)
   add_test(NAME ${NAME} COMMAND test_${NAME})
   set_tests_properties(${NAME} PROPERTIES TIMEOUT 900)
 endfunction()
+
+# Everything that a CUDA compiler has to accept, whether or not there is a device to run it.
+if(TRUNKLINE_CUDA)
+  add_custom_target(trunkline_cuda_parts)
+endif()
