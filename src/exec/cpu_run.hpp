@@ -18,8 +18,7 @@ kernels::RowsView to_rows(const TensorView& view);
 class PlanJob final : public Job {
  public:
   PlanJob(const kernels::cpu::Target& target, const kernels::AttentionParams& params, const Plan& plan,
-          const WorkspaceLayout& layout, int num_threads)
-      : target_(target), params_(params), plan_(plan), layout_(layout), num_threads_(num_threads) {}
+          const WorkspaceLayout& layout, int num_threads);
 
   int num_phases() const noexcept override { return merge_phase() + 1; }
   std::int64_t num_units(int phase) const noexcept override;
@@ -27,8 +26,11 @@ class PlanJob final : public Job {
   void work(int phase, std::int64_t unit, int thread) const noexcept override;
 
  private:
-  std::int64_t num_items(int phase) const noexcept;
-  std::int64_t head_groups(int phase) const noexcept;
+  /// Items of a phase, and into how many groups the heads of each are cut.
+  struct Lanes {
+    std::int64_t wide_items, wide_groups, narrow_items, narrow_groups;
+  };
+  Lanes lanes(int phase) const noexcept;
   int merge_phase() const noexcept { return static_cast<int>(plan_.phases.size()); }
 
   const kernels::cpu::Target& target_;
