@@ -150,12 +150,13 @@ class WideItem {
     float* out;        // the same, relative to max
   };
 
-  /// Two vectors each, and three where one would be left over.
+  /// As wide as registers allow, which makes the most of every broadcast, but none of a single vector where two of two
+  /// do.
   void cut_strips() {
     num_strips_ = 0;
     for (int v = 0; v < num_vectors_;) {
       const int left = num_vectors_ - v;
-      const int take = left <= max_strip_vectors ? left : 2;
+      const int take = left == max_strip_vectors + 1 ? 2 : HWY_MIN(left, max_strip_vectors);
       const int first = v * lanes;
       strips_[num_strips_++] = {first, take, visibility_->bounds(first, HWY_MIN(take * lanes, item_.num_rows - first))};
       v += take;
