@@ -9,7 +9,8 @@ namespace trunkline::kernels {
 
 enum class Element : std::uint8_t { f32, f16, bf16 };
 
-/// K or V: element (page, slot, head, i) lies at data + page * page_stride + slot * token_stride + head * head_stride + i.
+/// K or V: element (page, slot, head, i) lies at data + page * page_stride + slot * token_stride + head * head_stride +
+/// i.
 struct KvPlane {
   const void* data;
   std::int64_t page_stride, token_stride, head_stride;  // elements
@@ -33,8 +34,8 @@ struct AttentionParams {
   float scale;  // factor of q.k, natural base
 
   // The caller's arrays
-  RowsView q, out;          // q is only read
-  float* lse;               // [q rows, query heads], natural logarithm; null when not wanted
+  RowsView q, out;  // q is only read
+  float* lse;       // [q rows, query heads], natural logarithm; null when not wanted
   std::int64_t lse_token_stride, lse_head_stride;
   KvPlane k, v;
   const std::int32_t* seq_lens;          // [num_requests] or null; at most the planned ones, rows clamp to them
