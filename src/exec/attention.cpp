@@ -152,7 +152,6 @@ void Attention::Impl::run(Workspace::Impl& workspace, const TensorView& q, const
       .k = exec::to_plane(kv.k),
       .v = exec::to_plane(kv.v),
       .seq_lens = seq_lens,
-      .planned_seq_lens = planned_seq_lens.data(),
       .table = table.entries(),
       .table_stride = table.stride(),
       .query_tokens = plan.query_tokens.data(),

@@ -133,7 +133,6 @@ class KernelRig {
     p.out = {out_.data(), head_dim, head_dim};
     p.k = {kv_.data(), page_size * head_dim, head_dim, head_dim};
     p.v = {kv_.data() + max_tokens * head_dim, page_size * head_dim, head_dim, head_dim};
-    p.planned_seq_lens = &seq_len_;
     p.table = table_.data();
     p.table_stride = static_cast<std::int64_t>(table_.size());
     p.query_tokens = tokens_.data();
@@ -159,7 +158,6 @@ class KernelRig {
   std::vector<QueryToken> tokens_;
   std::vector<std::int32_t> sources_;
   std::vector<float> partial_out_, partial_lse_;
-  std::int32_t seq_len_ = max_tokens;
   WorkItem item_{};
   Segment segment_{};
   Merge merge_{};

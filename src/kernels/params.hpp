@@ -38,8 +38,7 @@ struct AttentionParams {
   float* lse;       // [q rows, query heads], natural logarithm; null when not wanted
   std::int64_t lse_token_stride, lse_head_stride;
   KvPlane k, v;
-  const std::int32_t* seq_lens;          // [num_requests] or null; at most the planned ones, rows clamp to them
-  const std::int32_t* planned_seq_lens;  // [num_requests]
+  const std::int32_t* seq_lens;  // [num_requests] or null; at most the planned ones, rows clamp to them
 
   // The block tables, [table_rows, table_stride]
   const std::int32_t* table;

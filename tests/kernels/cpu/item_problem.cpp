@@ -154,12 +154,10 @@ void ItemProblem::choose_visibility() {
         break;
     }
     query_tokens_.push_back(token);
-    planned_seq_lens_.push_back(end);
     seq_lens_.push_back(i % 2 == 0 ? end : any(random_));
   }
   if (!spec_.seq_lens) return;
   params_.seq_lens = seq_lens_.data();
-  params_.planned_seq_lens = planned_seq_lens_.data();
 }
 
 bool ItemProblem::sees(int query_token, std::int32_t position) const {

@@ -85,7 +85,7 @@ class ItemProblem {
 
   std::vector<std::byte> k_, v_, q_, out_, kv_row_;
   std::vector<float> lse_, partial_out_, partial_lse_;
-  std::vector<std::int32_t> table_, seq_lens_, planned_seq_lens_, positions_, position_segment_;
+  std::vector<std::int32_t> table_, seq_lens_, positions_, position_segment_;
   std::vector<QueryToken> query_tokens_;
   std::vector<Segment> segments_;
   WorkItem item_{};
