@@ -1,7 +1,9 @@
-// What crosses to the CUDA kernels beside AttentionParams: the plan in the form in which they read it. All counts are
-// read from device memory, so that a captured launch stays right when the plan changes.
+// What crosses to the CUDA kernels beside AttentionParams: the plan as one block of device memory, which one copy
+// refreshes. Its address is fixed and all counts and offsets are read from it, so that a captured launch stays right
+// when the plan changes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/params.hpp"
@@ -13,27 +15,19 @@ struct alignas(32) CudaItem {
   std::int32_t row_begin;
   std::int32_t num_rows;
   std::int32_t table_row;
-  std::int32_t token_begin;    // absolute positions, token_begin < token_end
+  std::int32_t token_begin;  // absolute positions, token_begin < token_end
   std::int32_t token_end;
   std::int32_t partial_begin;  // partial row of row_begin; -1: write out and lse directly
   std::int32_t masked;         // 1: some row does not see every token
   std::int32_t settled_end;    // tokens before this position were in their pages before this step
 };
 
-/// Counts of the plan.
-struct PlanHeader {
-  std::int32_t num_phases;
-  std::int32_t num_items;
-  std::int32_t num_merges;
-  std::int32_t pad;
-};
-
-/// The static schedule of one CTA in one phase (Plan::schedule, transposed), 128 bytes.
+/// The static schedule of one CTA in one phase: Plan::schedule, transposed.
 struct alignas(128) CtaWork {
-  /// Unit u is item `item_base + u / num_kv_heads`, KV head u % num_kv_heads. The units of run 0, then those of run 1.
-  /// Run 0 is empty only when both are.
+  /// Unit u is item `item_base + u / num_kv_heads`, KV head u % num_kv_heads. The CTA takes the units of run 0, then
+  /// those of run 1. Run 0 is empty only when both are.
   struct Lane {
-    CudaItem first;  // the item of unit begin[0], so that its loads need not wait for another
+    CudaItem first;  // the item of unit begin[0], so that its loads wait for nothing else
     std::int32_t item_base;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
@@ -42,19 +36,29 @@ struct alignas(128) CtaWork {
   Lane wide, narrow;
 };
 
-static_assert(sizeof(CudaItem) == 32 && sizeof(CtaWork) == 128);
+/// The beginning of the block. Offsets are in bytes from here.
+struct alignas(128) PlanHeader {
+  std::int32_t num_phases;
+  std::int32_t num_items;
+  std::int32_t num_merges;
+  std::int32_t num_query_tokens;
+  std::uint32_t query_tokens;   // QueryToken[num_query_tokens]
+  std::uint32_t items;          // CudaItem[num_items], by phase, as in Plan::items
+  std::uint32_t phases;         // Phase[num_phases]
+  std::uint32_t merges;         // Merge[num_merges]
+  std::uint32_t merge_sources;  // int32
+  // CtaWork[num_phases][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static schedule.
+};
+
+static_assert(sizeof(CudaItem) == 32 && sizeof(CtaWork) == 128 && sizeof(PlanHeader) == 128);
 
 /// Everything one CUDA run reads and writes, in device memory.
 struct CudaParams {
-  AttentionParams attention;   // items and segments are null: see items below
-  const PlanHeader* header;    // one
-  const CudaItem* items;       // by phase, as in Plan::items
-  const Phase* phases;         // [num_phases], as in Plan::phases
-  const CtaWork* work;         // [num_phases, CTAs of the launch]; null for kernels that take the items in order
-  std::uint32_t* counters;     // [num_counters], zero before the first launch; every launch leaves them ready for the next
+  AttentionParams attention;  // its pointers into the plan are null: see `plan`
+  const PlanHeader* plan;
+  std::uint32_t* counters;  // [num_counters], zero before the first launch; every launch leaves them ready for the next
 };
 
-/// Words of CudaParams::counters, 128 bytes apart where they are polled.
 inline constexpr int num_counters = 1024;
 
 }  // namespace trunkline::kernels
