@@ -1,0 +1,9 @@
+#include "kernels/sm80/launch.cuh"
+
+namespace trunkline::kernels::sm80 {
+
+template struct Kernels<Element::bf16, 64>;
+template struct Kernels<Element::bf16, 128>;
+template struct Kernels<Element::bf16, 256>;
+
+}  // namespace trunkline::kernels::sm80

@@ -1,0 +1,186 @@
+// One tile of tokens: its copy into shared memory and one warp's attention over it.
+//
+// A tile in shared memory is rows of D elements in chunks of 16 bytes; chunk c of row r is stored as chunk c ^ (r % 8),
+// so that the eight rows of an ldmatrix lie in different banks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/sm80/mma.cuh"
+
+namespace trunkline::kernels::sm80 {
+
+inline constexpr int num_warps = 4;
+inline constexpr int num_threads = 32 * num_warps;
+inline constexpr int fragment_rows = 16;  // of mma's A
+inline constexpr int tile_tokens = 64;    // a fragment's k for each warp when they share the tile
+
+template <int D>
+__device__ inline std::uint32_t chunk_offset(int row, int chunk) {
+  return static_cast<std::uint32_t>(row * D * 2 + ((chunk ^ (row & 7)) << 4));
+}
+
+/// Copies Rows rows of head_dim elements (a multiple of 8) to `destination`, zeros for null rows and past head_dim.
+/// With `aligned` (all rows on 16 bytes) by cp.async, the caller's to commit and wait for; else element by element.
+template <class T, int D, int Rows>
+__device__ inline void copy_rows(std::uint32_t destination, const T* const* rows, int head_dim, bool aligned) {
+  constexpr int chunks = D / 8, rows_at_once = num_threads / chunks;
+  const int chunk = static_cast<int>(threadIdx.x) % chunks, first_row = static_cast<int>(threadIdx.x) / chunks;
+#pragma unroll
+  for (int i = 0; i < Rows / rows_at_once; ++i) {
+    const int row = first_row + i * rows_at_once;
+    const T* const source = rows[row];
+    const std::uint32_t at = destination + chunk_offset<D>(row, chunk);
+    const bool read = source != nullptr && chunk * 8 < head_dim;
+    if (read && aligned) {
+      cuda::copy_async_16(at, source + chunk * 8);
+      continue;
+    }
+    std::uint32_t words[4] = {};
+    if (read) {
+      const auto* bits = reinterpret_cast<const std::uint16_t*>(source) + chunk * 8;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) words[e / 2] |= static_cast<std::uint32_t>(bits[e]) << (16 * (e % 2));
+    }
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+  }
+}
+
+/// A warp's 16 rows of q as mma's A. In registers, unless head_dim leaves no room for them.
+template <int D>
+struct Queries {
+  static constexpr bool in_registers = D <= 128;
+  std::uint32_t fragments[in_registers ? D / 16 : 1][4];
+  std::uint32_t rows;  // in shared memory, chunk_offset's layout
+
+  __device__ void load(std::uint32_t first_row) {
+    rows = first_row;
+    if constexpr (in_registers) {
+#pragma unroll
+      for (int k = 0; k < D / 16; ++k) load_fragment(k, fragments[k]);
+    }
+  }
+  __device__ void get(int k, std::uint32_t (&a)[4]) const {
+    if constexpr (in_registers) {
+      for (int i = 0; i < 4; ++i) a[i] = fragments[k][i];
+    } else {
+      load_fragment(k, a);
+    }
+  }
+
+ private:
+  __device__ void load_fragment(int k, std::uint32_t (&a)[4]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    load_matrices(a, rows + chunk_offset<D>(lane % 16, 2 * k + lane / 16));
+  }
+};
+
+/// Which positions a thread's two rows (lane / 4 and 8 more) see: [begin[i], end[i]).
+struct Visible {
+  std::int32_t begin[2], end[2];
+};
+
+/// The online softmax of a warp's 16 rows: out = sum of 2^(x - most) v, sum = that of the weights, over the thread's
+/// own columns of x. Scores x are in base 2.
+template <int D>
+struct Softmax {
+  float out[D / 8][4];
+  float most[2], sum[2];
+
+  __device__ void clear() {
+#pragma unroll
+    for (auto& fragment : out) fragment[0] = fragment[1] = fragment[2] = fragment[3] = 0.0f;
+    most[0] = most[1] = -INFINITY;
+    sum[0] = sum[1] = 0.0f;
+  }
+};
+
+__device__ inline float power_of_2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// What to subtract from scores whose largest is `most`: anything finite will do where there is none.
+__device__ inline float base_of(float most) { return most == -INFINITY ? 0.0f : most; }
+
+/// One warp: 16 rows over Tokens tokens, whose K and V rows begin at `keys` and `values` (multiples of 8 rows into the
+/// tile) and whose first has position `position`. scale: of q.k, to base 2. masked: some row does not see all of them.
+template <class T, int D, int Tokens>
+__device__ inline void attend(const Queries<D>& queries, std::uint32_t keys, std::uint32_t values, float scale,
+                              bool masked, std::int32_t position, const Visible& visible, Softmax<D>& state) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+
+  float scores[Tokens / 8][4] = {};
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    std::uint32_t a[4];
+    queries.get(k, a);
+#pragma unroll
+    for (int n = 0; n < Tokens / 16; ++n) {
+      std::uint32_t b[4];  // tokens 0..7 and 8..15, each with its two halves of k
+      load_matrices(b, keys + chunk_offset<D>(16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+      multiply_add<T>(scores[2 * n], a, b[0], b[1]);
+      multiply_add<T>(scores[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+
+  float most[2] = {state.most[0], state.most[1]};
+#pragma unroll
+  for (int n = 0; n < Tokens / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& score = scores[n][i];
+      score *= scale;
+      if (masked) {
+        const std::int32_t token = position + 8 * n + lane % 4 * 2 + i % 2;
+        if (token < visible.begin[i / 2] || token >= visible.end[i / 2]) score = -INFINITY;
+      }
+      most[i / 2] = fmaxf(most[i / 2], score);
+    }
+  }
+  float base[2], shrink[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    most[h] = fmaxf(most[h], __shfl_xor_sync(0xFFFFFFFFu, most[h], 1));
+    most[h] = fmaxf(most[h], __shfl_xor_sync(0xFFFFFFFFu, most[h], 2));
+    base[h] = base_of(most[h]);
+    shrink[h] = power_of_2(state.most[h] - base[h]);
+    state.most[h] = most[h];
+    state.sum[h] *= shrink[h];
+  }
+#pragma unroll
+  for (auto& fragment : state.out) {
+    fragment[0] *= shrink[0], fragment[1] *= shrink[0];
+    fragment[2] *= shrink[1], fragment[3] *= shrink[1];
+  }
+#pragma unroll
+  for (int n = 0; n < Tokens / 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      scores[n][i] = power_of_2(scores[n][i] - base[i / 2]);
+      state.sum[i / 2] += scores[n][i];
+    }
+  }
+
+#pragma unroll
+  for (int n = 0; n < Tokens / 16; ++n) {
+    const auto &low = scores[2 * n], &high = scores[2 * n + 1];
+    const std::uint32_t weights[4] = {cuda::pack<T>(low[0], low[1]), cuda::pack<T>(low[2], low[3]),
+                                      cuda::pack<T>(high[0], high[1]), cuda::pack<T>(high[2], high[3])};
+#pragma unroll
+    for (int d = 0; d < D / 16; ++d) {
+      std::uint32_t b[4];  // columns 0..7 and 8..15, each with its two halves of tokens
+      load_matrices_transposed(b, values + chunk_offset<D>(16 * n + lane % 16, 2 * d + lane / 16));
+      multiply_add<T>(state.out[2 * d], weights, b[0], b[1]);
+      multiply_add<T>(state.out[2 * d + 1], weights, b[2], b[3]);
+    }
+  }
+}
+
+}  // namespace trunkline::kernels::sm80
