@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,10 +28,12 @@ struct PlanLimits {
   std::int64_t max_merges = 0;
   std::int64_t max_merge_sources = 0;
   std::int64_t max_partial_rows = 0;
+  std::int64_t max_phases = std::numeric_limits<std::int32_t>::max();  // at least 1, for two_phase 2
+  friend bool operator==(const PlanLimits&, const PlanLimits&) = default;
 
   /// Room for every forest within the capacity: `unshared` without splits always fits. Beyond that, partials have
   /// room for a few levels of every row (more where the config's strategy shares at every level) and for splits that
-  /// give every worker a few pieces.
+  /// give every worker a few pieces. `hydragen` gets 16 phases: in a deeper forest the last one takes all levels below.
   static PlanLimits of(const Capacity& capacity, const AttentionConfig& config, const DeviceSpec& device);
 };
 

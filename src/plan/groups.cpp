@@ -119,8 +119,9 @@ bool Grouping::keep(const Node& node, const State& state, bool covered_above) {
     case Strategy::unshared:
       return false;
     case Strategy::two_phase:
-    case Strategy::hydragen:
       return true;
+    case Strategy::hydragen:
+      return state.depth < choice_.max_levels - 1;
     case Strategy::automatic:
       break;
   }
@@ -148,7 +149,7 @@ void Grouping::build(std::vector<Group>& groups) {
       Group& group = groups.emplace_back();
       group.node = static_cast<std::int32_t>(v);
       group.parent = above;
-      group.phase = choice_.strategy == Strategy::hydragen    ? state.depth
+      group.phase = choice_.strategy == Strategy::hydragen    ? std::min(state.depth, choice_.max_levels - 1)
                     : choice_.strategy == Strategy::two_phase ? (shared ? 0 : 1)
                                                               : 0;
       group.row_begin = rows_->first[request_begin];

@@ -34,6 +34,7 @@ PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& confi
   limits.max_partial_rows = rows == 0 ? 0 : std::min(most, partials_per_row * rows + pieces * std::min(tallest, rows));
   limits.max_merges = std::min(most, 2 * unshared_merges);
   limits.max_merge_sources = limits.max_partial_rows;  // a source holds at least one partial row of its own
+  limits.max_phases = config.strategy == Strategy::hydragen ? 16 : config.strategy == Strategy::two_phase ? 2 : 1;
   return limits;
 }
 

@@ -63,13 +63,13 @@ bool fits(const Plan& plan, const PlanLimits& limits) {
   };
   return within(plan.items, limits.max_items) && within(plan.segments, limits.max_segments) &&
          within(plan.merges, limits.max_merges) && within(plan.merge_sources, limits.max_merge_sources) &&
-         plan.num_partial_rows <= limits.max_partial_rows;
+         within(plan.phases, limits.max_phases) && plan.num_partial_rows <= limits.max_partial_rows;
 }
 
 // What the indices of a plan can name.
 constexpr PlanLimits no_limits() {
   constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
-  return {most, most, most, most, most, most};
+  return {most, most, most, most, most, most, most};
 }
 
 class Search {
@@ -189,18 +189,23 @@ void Planner::make(Plan& plan, const Forest& forest, const std::optional<PlanLim
   const plan::CostModel cost(device_, config_);
   const PlanLimits most = limits.value_or(plan::no_limits());
   plan::Search search(forest, cost, plan::split_granule(config_.page_size), plan, scratch);
+  plan::Choice named{.strategy = config_.strategy};
   auto wanted = [&](const plan::SplitOptions& options, double reluctance) {
     if (config_.strategy == Strategy::automatic) {
       search.make_best(options, reluctance);
     } else {
-      search.make({.strategy = config_.strategy}, options);
+      search.make(named, options);
     }
     return plan::fits(plan, most);
   };
 
-  // Fewer splits, then less sharing, at last neither: that always fits (see PlanLimits::of).
+  // Fewer levels and splits, then less sharing, at last neither: that always fits (see PlanLimits::of).
   if (wanted({}, 1)) return;
   plan.shed = true;
+  if (static_cast<std::int64_t>(plan.phases.size()) > most.max_phases) {
+    named.max_levels = static_cast<std::int32_t>(most.max_phases);
+    if (wanted({}, 1)) return;
+  }
   if (wanted({.allowed = true, .fill_up = false}, 1) || wanted({.allowed = false, .fill_up = false}, 1)) return;
   if (config_.strategy == Strategy::automatic) {
     for (const double reluctance : {4.0, 16.0, 64.0}) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "plan/cost.hpp"
@@ -30,6 +31,7 @@ struct Choice {
   bool keep_none = false;   // automatic: none
   Price price{};            // automatic: what a second of each lane counts
   double reluctance = 1.0;  // automatic: sharing must save this many times what it costs
+  std::int32_t max_levels = std::numeric_limits<std::int32_t>::max();  // hydragen: the last takes all deeper ones
 };
 
 /// Rows that attend to one run of tokens together: a kept node with what was given down to it, or one request.

@@ -18,6 +18,7 @@ void expect_within(const Plan& plan, const PlanLimits& limits) {
   EXPECT_LE(count(plan.merges), limits.max_merges);
   EXPECT_LE(count(plan.merge_sources), limits.max_merge_sources);
   EXPECT_LE(plan.num_partial_rows, limits.max_partial_rows);
+  EXPECT_LE(count(plan.phases), limits.max_phases);
 }
 
 TEST(Limits, AmpleOnesChangeNothing) {
@@ -56,6 +57,29 @@ TEST(Limits, WithoutPartialsEverythingIsUnshared) {
     EXPECT_TRUE(plan.merges.empty());
     EXPECT_EQ(plan.phases.size(), 1u);
     EXPECT_EQ(plan.strategy, strategy);
+  }
+}
+
+TEST(Limits, TheLastPhaseTakesTheLevelsBelow) {
+  const int nodes[] = {1, 2, 4, 8, 16}, tokens[] = {64, 64, 64, 64, 64};
+  const Forest forest = test::tree_forest(nodes, tokens, 16);
+  const AttentionConfig config = config_of(8, 8, 16, Strategy::hydragen);
+  const Planner planner(DeviceSpec::h200(), config);
+  for (const std::int64_t phases : {1, 2, 3, 4, 5, 6}) {
+    PlanLimits limits = PlanLimits::of({16, 16, 1000}, config, DeviceSpec::h200());
+    limits.max_phases = phases;
+    const Plan plan = planner.plan(forest, limits);
+    plan.check(forest);
+    expect_within(plan, limits);
+    EXPECT_EQ(count(plan.phases), std::min<std::int64_t>(phases, 5));
+    EXPECT_EQ(plan.shed, phases < 5);
+    for (const Plan::NodeChoice& choice : plan.choices) {
+      const Node& node = forest.nodes()[choice.node];
+      const bool shared = node.request_end - node.request_begin > 1;
+      if (shared) {
+        EXPECT_EQ(choice.kept, node.first_token / 64 < phases - 1) << phases;
+      }
+    }
   }
 }
 
