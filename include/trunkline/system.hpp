@@ -23,9 +23,10 @@ std::vector<Backend> backends();
 /// SIMD targets of the CPU backend that this build has and this machine runs, best first, e.g. "avx3", "avx2", "sse2".
 std::vector<std::string> simd_targets();
 
-/// Measures this machine's DeviceSpec for the CPU backend with `num_threads` threads: read bandwidth of memory, the
-/// rates of the kernels (bf16, head_dim 128, best SIMD target), and fixed costs. Takes a few seconds and up to 1 GiB of
-/// memory. Throws invalid_argument for num_threads, unsupported for a device this build does not have.
+/// Measures a DeviceSpec. CPU, with `num_threads` threads: read bandwidth of memory, the rates of the kernels (bf16,
+/// head_dim 128, best SIMD target), and fixed costs; a few seconds and up to 1 GiB of memory. CUDA: the same of the
+/// best kernel on that device, by running it on synthetic batches; num_threads is not used. Throws invalid_argument for
+/// num_threads, unsupported for a device this build does not have, device_error.
 DeviceSpec calibrate(Device device, int num_threads);
 
 }  // namespace trunkline

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "exec/cuda/backend.hpp"
 
 namespace trunkline::exec {
 namespace {
@@ -84,8 +85,23 @@ void check_strides(const TensorView& view, const char* name, std::int64_t num_to
 }  // namespace
 
 void check_device(const Device& device, const char* argument) {
-  if (device.kind == DeviceKind::cpu) return;
+  if (device.kind == DeviceKind::cpu || cuda::built()) return;
   throw Error(ErrorCode::unsupported, argument, "cpu, since this build has no CUDA backend", to_string(device));
+}
+
+void check_same_device(const Device& device, const Device& expected, const char* argument) {
+  check_device(device, argument);
+  if (device.kind == expected.kind && (device.kind == DeviceKind::cpu || device.index == expected.index)) return;
+  refuse(argument, "device", to_string(expected), to_string(device));
+}
+
+void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, const std::string& where) {
+  const auto check = [&](const DeviceSpec::Lane& lane, int most, const char* name) {
+    require(lane.max_rows <= most, name, "at most " + std::to_string(most) + ", the most rows of an item " + where,
+            lane.max_rows);
+  };
+  check(spec.wide, max_wide_rows, "options.device.wide.max_rows");
+  check(spec.narrow, max_narrow_rows, "options.device.narrow.max_rows");
 }
 
 void check_num_threads(int num_threads, const char* argument) {
@@ -93,9 +109,9 @@ void check_num_threads(int num_threads, const char* argument) {
   require(num_threads >= 1 && num_threads <= max_threads, argument, "1 to " + std::to_string(max_threads), num_threads);
 }
 
-void check_rows(const TensorView& view, const char* name, int num_heads, int head_dim, DType dtype,
-                std::int64_t num_tokens, bool written) {
-  check_device(view.device, name);
+void check_rows(const TensorView& view, const char* name, const Device& device, int num_heads, int head_dim,
+                DType dtype, std::int64_t num_tokens, bool written) {
+  check_same_device(view.device, device, name);
   check_dtype(view.dtype, dtype, name);
   if (view.rank != 3 || view.shape[0] < num_tokens || view.shape[1] != num_heads || view.shape[2] != head_dim) {
     std::string expected("[");
@@ -110,8 +126,8 @@ void check_rows(const TensorView& view, const char* name, int num_heads, int hea
   check_strides(view, name, num_tokens, written);
 }
 
-void check_lse(const TensorView& lse, int num_heads, std::int64_t num_tokens) {
-  check_device(lse.device, "lse");
+void check_lse(const TensorView& lse, const Device& device, int num_heads, std::int64_t num_tokens) {
+  check_same_device(lse.device, device, "lse");
   check_dtype(lse.dtype, DType::float32, "lse");
   if (lse.rank != 2 || lse.shape[0] < num_tokens || lse.shape[1] != num_heads) {
     std::string expected("[");
@@ -148,8 +164,8 @@ void check_apart(const TensorView& written, const char* written_name, const Tens
               "an overlap");
 }
 
-void check_kv(const KvView& kv, const AttentionConfig& config) {
-  check_device(kv.device, "kv");
+void check_kv(const KvView& kv, const Device& device, const AttentionConfig& config) {
+  check_same_device(kv.device, device, "kv");
   check_dtype(kv.dtype, config.kv_dtype, "kv");
   require(kv.page_size == config.page_size, "kv.page_size", config.page_size, kv.page_size);
   require(kv.num_kv_heads == config.num_kv_heads, "kv.num_kv_heads", config.num_kv_heads, kv.num_kv_heads);

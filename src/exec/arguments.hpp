@@ -1,8 +1,10 @@
-// Checks of the arrays that calls are given. Each throws invalid_argument (unsupported for another device).
+// Checks of the arrays that calls are given. Each throws invalid_argument (unsupported for a device that this build has
+// no backend for).
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "trunkline/config.hpp"
 #include "trunkline/kv_view.hpp"
@@ -10,18 +12,24 @@
 
 namespace trunkline::exec {
 
-/// This build runs on the CPU alone.
+/// A device that this build has a backend for.
 void check_device(const Device& device, const char* argument);
+
+/// The device of an argument is the one that computes.
+void check_same_device(const Device& device, const Device& expected, const char* argument);
+
+/// Lanes of at most so many rows per item, which is what the kernel `where` takes.
+void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, const std::string& where);
 
 void check_num_threads(int num_threads, const char* argument);
 
-/// [at least num_tokens, num_heads, head_dim] of `dtype`, head_dim contiguous; when it is written, no two elements are
-/// one.
-void check_rows(const TensorView& view, const char* name, int num_heads, int head_dim, DType dtype,
-                std::int64_t num_tokens, bool written);
+/// [at least num_tokens, num_heads, head_dim] of `dtype` on `device`, head_dim contiguous; when it is written, no two
+/// elements are one.
+void check_rows(const TensorView& view, const char* name, const Device& device, int num_heads, int head_dim,
+                DType dtype, std::int64_t num_tokens, bool written);
 
 /// lse: f32 [at least num_tokens, num_heads].
-void check_lse(const TensorView& lse, int num_heads, std::int64_t num_tokens);
+void check_lse(const TensorView& lse, const Device& device, int num_heads, std::int64_t num_tokens);
 
 /// No element of the first num_tokens rows of `written` lies in those of `other`. Memory ranges that interleave are
 /// told apart when both views have one token stride, which slices of one packed tensor do.
@@ -29,7 +37,7 @@ void check_apart(const TensorView& written, const char* written_name, const Tens
                  std::int64_t num_tokens);
 
 /// kv agrees with the config and is valid.
-void check_kv(const KvView& kv, const AttentionConfig& config);
+void check_kv(const KvView& kv, const Device& device, const AttentionConfig& config);
 
 /// What `KvView::validate` checks, and the alignment of its memory.
 void check_kv_memory(const KvView& kv);

@@ -16,6 +16,7 @@
 
 #include "base/check.hpp"
 #include "exec/arguments.hpp"
+#include "exec/cuda/backend.hpp"
 #include "exec/thread_pool.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "trunkline/system.hpp"
@@ -271,6 +272,7 @@ void measure_phases(exec::ThreadPool& pool, DeviceSpec& spec) {
 
 DeviceSpec calibrate(Device device, int num_threads) {
   exec::check_device(device, "device");
+  if (device.kind == DeviceKind::cuda) return exec::cuda::calibrate(device);
   exec::check_num_threads(num_threads, "num_threads");
   const kernels::cpu::Target& target = kernels::cpu::targets().front();
   exec::ThreadPool pool(num_threads);

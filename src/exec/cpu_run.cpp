@@ -6,27 +6,8 @@
 
 namespace trunkline::exec {
 
-kernels::Element to_element(DType dtype) {
-  switch (dtype) {
-    case DType::float16:
-      return kernels::Element::f16;
-    case DType::bfloat16:
-      return kernels::Element::bf16;
-    case DType::float32:
-    case DType::float8_e4m3:  // refused by AttentionConfig::validate
-      break;
-  }
-  return kernels::Element::f32;
-}
-
-kernels::KvPlane to_plane(const KvView::Plane& plane) {
-  return {plane.data, plane.page_stride, plane.token_stride, plane.head_stride};
-}
-
-kernels::RowsView to_rows(const TensorView& view) { return {view.data, view.strides[0], view.strides[1]}; }
-
 PlanJob::PlanJob(const kernels::cpu::Target& target, const kernels::AttentionParams& params, const Plan& plan,
-                 const WorkspaceLayout& layout, int num_threads)
+                 const CpuLayout& layout, int num_threads)
     : target_(target), params_(params), plan_(plan), layout_(layout), num_threads_(num_threads) {}
 
 // Heads that are read together save memory traffic: all of a few-row item, eight of a many-row one, whose tiles are

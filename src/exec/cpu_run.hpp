@@ -1,24 +1,19 @@
 // Runs a plan on the CPU: every (item, KV head), then every (merge, KV head), over a thread pool.
 #pragma once
 
+#include "exec/cpu_workspace.hpp"
 #include "exec/thread_pool.hpp"
-#include "exec/workspace.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "trunkline/plan.hpp"
 
 namespace trunkline::exec {
-
-kernels::Element to_element(DType dtype);
-kernels::KvPlane to_plane(const KvView::Plane& plane);
-/// q and out are [tokens, heads, head_dim].
-kernels::RowsView to_rows(const TensorView& view);
 
 /// The phases of a plan, and after them the merges as one more phase. A unit is an item and a group of neighbouring KV
 /// heads, or a merge and one KV head; those of an entry follow one another.
 class PlanJob final : public Job {
  public:
   PlanJob(const kernels::cpu::Target& target, const kernels::AttentionParams& params, const Plan& plan,
-          const WorkspaceLayout& layout, int num_threads);
+          const CpuLayout& layout, int num_threads);
 
   int num_phases() const noexcept override { return merge_phase() + 1; }
   std::int64_t num_units(int phase) const noexcept override;
@@ -36,7 +31,7 @@ class PlanJob final : public Job {
   const kernels::cpu::Target& target_;
   const kernels::AttentionParams& params_;
   const Plan& plan_;
-  const WorkspaceLayout& layout_;
+  const CpuLayout& layout_;
   int num_threads_;
 };
 

@@ -8,6 +8,7 @@
 
 #include "base/check.hpp"
 #include "exec/arguments.hpp"
+#include "exec/cuda/backend.hpp"
 
 namespace trunkline {
 namespace {
@@ -59,21 +60,26 @@ void append_token(const KvView& kv, const KvView::Plane& plane, const TensorView
             {kv.num_kv_heads, rows.strides[1], plane.head_stride}, {1, 0, 0}, element);
 }
 
+void check_new_rows(const KvView& kv, const TensorView& k, const TensorView& v, std::int64_t num_tokens) {
+  for (const auto& [rows, name] : {std::pair{&k, "k"}, std::pair{&v, "v"}}) {
+    exec::check_rows(*rows, name, kv.device, kv.num_kv_heads, kv.head_dim, kv.dtype, num_tokens, /*written=*/false);
+  }
+}
+
 }  // namespace
 
 void append_kv(const KvView& kv, const TensorView& k, const TensorView& v, std::span<const std::int64_t> slots,
-               Stream) {
+               Stream stream) {
   check_cache(kv);
   const auto num_tokens = static_cast<std::int64_t>(slots.size());
-  for (const auto& [rows, name] : {std::pair{&k, "k"}, std::pair{&v, "v"}}) {
-    exec::check_rows(*rows, name, kv.num_kv_heads, kv.head_dim, kv.dtype, num_tokens, /*written=*/false);
-  }
+  check_new_rows(kv, k, v, num_tokens);
   const std::int64_t num_slots = kv.num_pages * kv.page_size;
   for (std::int64_t i = 0; i < num_tokens; ++i) {
     if (slots[i] < num_slots) continue;
     throw Error(ErrorCode::invalid_argument, "slots[" + std::to_string(i) + "]",
                 "less than num_pages * page_size = " + std::to_string(num_slots), std::to_string(slots[i]));
   }
+  if (kv.device.kind == DeviceKind::cuda) return exec::cuda::append_kv(kv, k, v, slots, stream);
   for (std::int64_t i = 0; i < num_tokens; ++i) {
     if (slots[i] < 0) continue;
     append_token(kv, kv.k, k, i, slots[i]);
@@ -81,7 +87,19 @@ void append_kv(const KvView& kv, const TensorView& k, const TensorView& v, std::
   }
 }
 
-void copy_kv(const KvView& kv, std::span<const PageCopy> copies, Stream) {
+void append_kv(const KvView& kv, const TensorView& k, const TensorView& v, const std::int64_t* slots,
+               std::int64_t num_tokens, Stream stream) {
+  require(num_tokens >= 0, "num_tokens", "0 or more", num_tokens);
+  require(slots != nullptr || num_tokens == 0, "slots", "a pointer to num_tokens slots", "null");
+  if (kv.device.kind == DeviceKind::cpu) {
+    return append_kv(kv, k, v, std::span(slots, static_cast<std::size_t>(num_tokens)), stream);
+  }
+  check_cache(kv);
+  check_new_rows(kv, k, v, num_tokens);
+  exec::cuda::append_kv_device_slots(kv, k, v, slots, num_tokens, stream);
+}
+
+void copy_kv(const KvView& kv, std::span<const PageCopy> copies, Stream stream) {
   check_cache(kv);
   const std::string pages = "a page in [0, " + std::to_string(kv.num_pages) + ")";
   for (std::size_t i = 0; i < copies.size(); ++i) {
@@ -97,6 +115,7 @@ void copy_kv(const KvView& kv, std::span<const PageCopy> copies, Stream) {
     check(copy.num_tokens >= 0 && copy.num_tokens <= kv.page_size, "num_tokens",
           "0 to page_size = " + std::to_string(kv.page_size), copy.num_tokens);
   }
+  if (kv.device.kind == DeviceKind::cuda) return exec::cuda::copy_kv(kv, copies, stream);
   for (const PageCopy& copy : copies) {
     for (const KvView::Plane* plane : {&kv.k, &kv.v}) {
       copy_rows(at(kv, *plane, copy.src, 0), at(kv, *plane, copy.dst, 0), kv.head_dim,

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "exec/cuda/backend.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace trunkline {
@@ -17,7 +18,7 @@ std::vector<std::string> simd_targets() {
 std::vector<Backend> backends() {
   std::string targets;
   for (const std::string& name : simd_targets()) targets.append(targets.empty() ? "" : ", ").append(name);
-  return {{"cuda", false, false, "this build has no CUDA backend"},
+  return {exec::cuda::describe(),
           {"cpu", true, true,
            std::to_string(std::thread::hardware_concurrency()) + " hardware threads; SIMD targets " + targets}};
 }

@@ -26,8 +26,15 @@ TEST(AttentionErrors, Construction) {
     return [=] { Attention(config, capacity, device, options); };
   };
   const auto nothing = [](auto&, auto&) {};
-  expect_error(make(nothing, {}, {DeviceKind::cuda, 0}),
-               "unsupported: device: expected cpu, since this build has no CUDA backend, got cuda:0");
+  if (!backends()[0].built) {
+    expect_error(make(nothing, {}, {DeviceKind::cuda, 0}),
+                 "unsupported: device: expected cpu, since this build has no CUDA backend, got cuda:0");
+  }
+  expect_error(
+      make(nothing, {.num_threads = 1, .simd_target = {}, .device = {}, .kernel = "sm90"}),
+      "unsupported: options.kernel: expected '' on the CPU, whose kernels are options.simd_target, got 'sm90'");
+  expect_error(make(nothing, {.num_threads = 1, .simd_target = {}, .device = {}, .kernel = {}, .num_ctas = 3}),
+               "invalid_argument: options.num_ctas: expected 0 on the CPU, got 3");
   expect_error(make(nothing, {.num_threads = 0, .simd_target = {}, .device = {}}),
                "invalid_argument: options.num_threads: expected 1 to 4096, got 0");
   std::string targets;
@@ -148,7 +155,7 @@ TEST_F(Planned, AWorkspaceOfAnotherAttention) {
   const Attention other(batch.config(), larger);
   const std::string message =
       "invalid_argument: workspace: expected one that was made for this attention, got one of another configuration, "
-      "capacity or number of threads";
+      "capacity, device or number of workers";
   expect_error([&] { other.plan(batch.forest(), workspace); }, message);
   expect_error([&] { other.run(workspace, batch.q(), batch.kv(), batch.out()); }, message);
 }
@@ -223,8 +230,7 @@ TEST_F(Planned, MemoryOfQAndOut) {
                "invalid_argument: out.data: expected an address aligned to float32, got 1 bytes past one");
   wrong = batch.out();
   wrong.device = {DeviceKind::cuda, 0};
-  expect_error(run(batch.q(), batch.kv(), wrong),
-               "unsupported: out: expected cpu, since this build has no CUDA backend, got cuda:0");
+  expect_error(run(batch.q(), batch.kv(), wrong), wrong_device("out", "cuda:0"));
 }
 
 TEST_F(Planned, Overlaps) {
@@ -288,8 +294,7 @@ TEST_F(Planned, Kv) {
                "invalid_argument: kv.k: expected a pointer to K, got null");
   expect_error(with([](KvView& kv) { kv.v.data = static_cast<std::byte*>(kv.v.data) + 2; }),
                "invalid_argument: kv.v: expected an address aligned to float32, got 2 bytes past one");
-  expect_error(with([](KvView& kv) { kv.device = {DeviceKind::cuda, 2}; }),
-               "unsupported: kv: expected cpu, since this build has no CUDA backend, got cuda:2");
+  expect_error(with([](KvView& kv) { kv.device = {DeviceKind::cuda, 2}; }), wrong_device("kv", "cuda:2"));
 }
 
 TEST_F(Planned, PagesBeyondTheCache) {

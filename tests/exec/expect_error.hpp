@@ -6,6 +6,7 @@
 #include <string>
 
 #include "trunkline/error.hpp"
+#include "trunkline/system.hpp"
 
 namespace trunkline::test {
 
@@ -17,6 +18,13 @@ void expect_error(Call&& call, const std::string& what) {
   } catch (const Error& error) {
     EXPECT_EQ(error.what(), what);
   }
+}
+
+/// How a build with CUDA, or one without, refuses an argument that lies on another device than the CPU.
+inline std::string wrong_device(const std::string& argument, const std::string& got) {
+  return backends()[0].built
+             ? "invalid_argument: " + argument + ".device: expected cpu, got " + got
+             : "unsupported: " + argument + ": expected cpu, since this build has no CUDA backend, got " + got;
 }
 
 }  // namespace trunkline::test

@@ -22,9 +22,10 @@ TEST(System, BackendsTellWhatThisBuildHas) {
   const auto all = backends();
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[0].name, "cuda");
-  EXPECT_FALSE(all[0].built);
-  EXPECT_FALSE(all[0].available);
-  EXPECT_EQ(all[0].detail, "this build has no CUDA backend");
+  if (!all[0].built) {
+    EXPECT_FALSE(all[0].available);
+    EXPECT_EQ(all[0].detail, "this build has no CUDA backend");
+  }
   EXPECT_EQ(all[1].name, "cpu");
   EXPECT_TRUE(all[1].built);
   EXPECT_TRUE(all[1].available);
@@ -38,8 +39,10 @@ TEST(System, SimdTargetsAreDistinct) {
 }
 
 TEST(Calibrate, RefusesWhatItCannotMeasure) {
-  expect_error([] { calibrate({DeviceKind::cuda, 0}, 1); },
-               "unsupported: device: expected cpu, since this build has no CUDA backend, got cuda:0");
+  if (!backends()[0].built) {
+    expect_error([] { calibrate({DeviceKind::cuda, 0}, 1); },
+                 "unsupported: device: expected cpu, since this build has no CUDA backend, got cuda:0");
+  }
   expect_error([] { calibrate({}, 0); }, "invalid_argument: num_threads: expected 1 to 4096, got 0");
 }
 

@@ -30,15 +30,26 @@ const std::vector<Layer> layers{
     {"src/kernels/params.hpp", {"trunkline/work.hpp"}, {}},
     {"src/kernels/reference/", {"trunkline/", "kernels/reference/"}, {}},
     {"src/kernels/cpu/", {"kernels/params.hpp", "kernels/cpu/", "merge/"}, {"hwy/"}},
-    {"src/kernels/sm80/", {"kernels/params.hpp", "kernels/sm80/", "merge/"}, {"cuda"}},
-    {"src/kernels/sm90/", {"kernels/params.hpp", "kernels/sm90/", "merge/"}, {"cuda", "cutlass/"}},
+    {"src/kernels/cuda_params.hpp", {"kernels/params.hpp"}, {}},
+    {"src/kernels/cuda/", {"kernels/params.hpp", "kernels/cuda_params.hpp", "kernels/cuda/", "merge/"}, {"cuda"}},
+    {"src/kernels/sm80/",
+     {"kernels/params.hpp", "kernels/cuda_params.hpp", "kernels/cuda/", "kernels/sm80/", "merge/"},
+     {"cuda"}},
+    {"src/kernels/sm90/",
+     {"kernels/params.hpp", "kernels/cuda_params.hpp", "kernels/cuda/", "kernels/sm90/", "merge/"},
+     {"cuda"}},
+    {"src/exec/cuda/",
+     {"trunkline/", "base/", "plan/", "exec/", "kernels/params.hpp", "kernels/cuda_params.hpp",
+      "kernels/cuda/kv_ops.hpp", "kernels/cuda/table.hpp", "kernels/sm80/attention.hpp", "kernels/sm90/attention.hpp"},
+     {"cuda"}},
     {"src/exec/",
      {"trunkline/", "base/", "plan/", "merge/", "exec/", "kernels/params.hpp", "kernels/cpu/kernels.hpp"},
      {"sched.h", "pthread.h", "unistd.h"}},
     {"src/capi/", {"trunkline/", "capi/"}, {}},
     {"tools/",
      {"trunkline/", "commands/", "common/", "sim/", "trace/", "trunkline_commit.hpp"},
-     {"CLI/", "nlohmann/", "fmt/", "simdjson.h", "cblas.h", "immintrin.h", "spawn.h", "sys/", "unistd.h"}},
+     {"cuda", "cublas", "CLI/", "nlohmann/", "fmt/", "simdjson.h", "cblas.h", "immintrin.h", "spawn.h", "sys/",
+      "unistd.h"}},
     // It times the kernels apart from planner and executor, so it alone sees their entry points.
     {"bench/cpu_kernels_bench.cpp", {"trunkline/", "kernels/params.hpp", "kernels/cpu/kernels.hpp"}, {"benchmark/"}},
     {"bench/", {"trunkline/", "common/", "bench/"}, {"benchmark/"}},
@@ -102,6 +113,9 @@ TEST(Layering, TheTableRefusesWhatItShould) {
   EXPECT_NE(objection("src/kernels/reference/a.cpp", R"(#include "base/check.hpp")"), "");
   EXPECT_NE(objection("src/kernels/cpu/a.cpp", R"(#include "trunkline/plan.hpp")"), "");
   EXPECT_NE(objection("src/exec/a.cpp", R"(#include "kernels/cpu/simd-inl.hpp")"), "");
+  EXPECT_NE(objection("src/exec/a.cpp", "#include <cuda_runtime_api.h>"), "");
+  EXPECT_EQ(objection("src/exec/cuda/a.cpp", "#include <cuda_runtime_api.h>"), "");
+  EXPECT_NE(objection("src/kernels/sm80/a.cu", R"(#include "kernels/sm90/attention.hpp")"), "");
   EXPECT_NE(objection("include/trunkline/a.hpp", "#include <hwy/highway.h>"), "");
   EXPECT_NE(objection("include/trunkline/a.hpp", R"(#include "base/check.hpp")"), "");
   EXPECT_NE(objection("tools/commands/a.cpp", R"(#include "exec/thread_pool.hpp")"), "");

@@ -1,0 +1,153 @@
+#include "exec/cuda/plan_block.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "base/check.hpp"
+
+namespace trunkline::exec::cuda {
+namespace {
+
+using kernels::CtaWork;
+using kernels::CudaItem;
+using kernels::PlanHeader;
+
+// Of every array in the block: a line of the L2 cache.
+constexpr std::size_t alignment = 128;
+
+std::size_t room(std::int64_t count, std::size_t element) {
+  return round_up(static_cast<std::size_t>(count) * element, alignment);
+}
+
+// Takes the arrays of a block one after the other.
+class Writer {
+ public:
+  explicit Writer(std::byte* block) : block_(block) {}
+
+  template <class T>
+  T* take(std::size_t count, std::uint32_t* offset = nullptr) {
+    if (offset != nullptr) *offset = static_cast<std::uint32_t>(used_);
+    auto* result = reinterpret_cast<T*>(block_ + used_);
+    used_ += round_up(count * sizeof(T), alignment);
+    return result;
+  }
+  template <class T>
+  void copy(const std::vector<T>& entries, std::uint32_t& offset) {
+    T* to = take<T>(entries.size(), &offset);
+    if (!entries.empty()) std::memcpy(to, entries.data(), entries.size() * sizeof(T));
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* block_;
+  std::size_t used_ = 0;
+};
+
+void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int lane, CtaWork* ctas) {
+  const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
+  const std::int32_t* long_band = plan.schedule.data() + plan.schedule_offset(phase, lane, 0);
+  const std::int32_t* short_band = plan.schedule.data() + plan.schedule_offset(phase, lane, 1);
+  for (int w = 0; w < plan.num_workers; ++w) {
+    CtaWork::Lane work{};
+    work.item_base = item_base;
+    const bool only_short = long_band[w] == long_band[w + 1];
+    const std::int32_t* first = only_short ? short_band : long_band;
+    work.begin[0] = first[w];
+    work.end[0] = first[w + 1];
+    if (!only_short) {
+      work.begin[1] = short_band[w];
+      work.end[1] = short_band[w + 1];
+    }
+    if (work.begin[0] < work.end[0]) {
+      work.first = items[item_base + work.begin[0] / plan.num_kv_heads];
+      work.first_head = work.begin[0] % plan.num_kv_heads;
+    }
+    (lane == 0 ? ctas[w].wide : ctas[w].narrow) = work;
+  }
+}
+
+}  // namespace
+
+std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
+  const PlanLimits& limits = sizes.limits;
+  const std::int64_t ctas = sizes.scheduled ? limits.max_phases * sizes.num_workers : 0;
+  const std::size_t bytes =
+      sizeof(PlanHeader) + room(ctas, sizeof(CtaWork)) + room(limits.max_query_tokens, sizeof(QueryToken)) +
+      room(limits.max_items, sizeof(CudaItem)) + room(limits.max_phases, sizeof(Phase)) +
+      room(limits.max_merges, sizeof(Merge)) + room(limits.max_merge_sources, sizeof(std::int32_t));
+  require(bytes <= std::numeric_limits<std::uint32_t>::max(), "capacity",
+          "one whose largest plan takes less than 4 GiB", bytes);
+  return bytes;
+}
+
+PlanBlock::PlanBlock(const WorkspaceSizes& sizes) : scheduled_(sizes.scheduled), group_size_(sizes.group_size) {
+  const auto tokens = static_cast<std::size_t>(sizes.limits.max_query_tokens);
+  settled_.reserve(tokens * static_cast<std::size_t>(std::bit_width(tokens)));
+}
+
+std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<const std::int32_t> row_of,
+                             std::byte* block) {
+  Writer writer(block);
+  PlanHeader& header = *writer.take<PlanHeader>(1);
+  header = {};
+  header.num_phases = static_cast<std::int32_t>(plan.phases.size());
+  header.num_items = static_cast<std::int32_t>(plan.items.size());
+  header.num_merges = static_cast<std::int32_t>(plan.merges.size());
+  header.num_query_tokens = static_cast<std::int32_t>(plan.query_tokens.size());
+
+  const std::size_t num_ctas = static_cast<std::size_t>(plan.num_workers);
+  CtaWork* ctas = scheduled_ ? writer.take<CtaWork>(plan.phases.size() * num_ctas) : nullptr;
+  writer.copy(plan.query_tokens, header.query_tokens);
+
+  index_settled(forest, plan);
+  CudaItem* items = writer.take<CudaItem>(plan.items.size(), &header.items);
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    const WorkItem& item = plan.items[i];
+    const Segment& segment = plan.segments[item.segment_begin];
+    items[i] = {.row_begin = item.row_begin,
+                .num_rows = item.num_rows,
+                .table_row = row_of.empty() ? segment.table_row : row_of[segment.table_row],
+                .token_begin = segment.token_begin,
+                .token_end = segment.token_end,
+                .partial_begin = item.partial_begin,
+                .masked = item.masked,
+                .settled_end = settled_end(item.row_begin, item.row_begin + item.num_rows)};
+  }
+  for (std::size_t phase = 0; scheduled_ && phase < plan.phases.size(); ++phase) {
+    for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
+  }
+  writer.copy(plan.phases, header.phases);
+  writer.copy(plan.merges, header.merges);
+  writer.copy(plan.merge_sources, header.merge_sources);
+  return writer.used();
+}
+
+// A table of minima over runs of powers of two: two lookups for any run of query tokens.
+void PlanBlock::index_settled(const Forest& forest, const Plan& plan) {
+  const auto seq_lens = forest.seq_lens(), qo_lens = forest.qo_lens();
+  const std::size_t count = plan.query_tokens.size();
+  num_query_tokens_ = static_cast<std::int64_t>(count);
+  settled_.resize(count * static_cast<std::size_t>(std::bit_width(count)));
+  for (std::size_t t = 0; t < count; ++t) {
+    const std::int32_t request = plan.query_tokens[t].request;
+    settled_[t] = std::max(0, seq_lens[request] - qo_lens[request]);
+  }
+  const std::int32_t* below = settled_.data();
+  std::int32_t* level = settled_.data() + count;
+  for (std::size_t half = 1; 2 * half <= count; half *= 2) {
+    for (std::size_t t = 0; t + 2 * half <= count; ++t) level[t] = std::min(below[t], below[t + half]);
+    below = level;
+    level += count;
+  }
+}
+
+std::int32_t PlanBlock::settled_end(std::int64_t row_begin, std::int64_t row_end) const {
+  const std::int64_t begin = row_begin / group_size_, end = ceil_div<std::int64_t>(row_end, group_size_);
+  const int level = std::bit_width(static_cast<std::uint64_t>(end - begin)) - 1;
+  const std::int32_t* minima = settled_.data() + level * num_query_tokens_;
+  return std::min(minima[begin], minima[end - (std::int64_t{1} << level)]);
+}
+
+}  // namespace trunkline::exec::cuda

@@ -1,0 +1,39 @@
+// A plan as the one block of memory that CUDA kernels read (kernels/cuda_params.hpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "exec/executor.hpp"
+#include "kernels/cuda_params.hpp"
+
+namespace trunkline::exec::cuda {
+
+/// The most bytes that a plan within the sizes' limits takes. Throws invalid_argument beyond 4 GiB.
+std::size_t plan_block_bytes(const WorkspaceSizes& sizes);
+
+/// Writes plans. Keeps its memory, so that writing allocates nothing.
+class PlanBlock {
+ public:
+  PlanBlock() = default;
+  explicit PlanBlock(const WorkspaceSizes& sizes);
+
+  /// Writes the plan, made from `forest` and within the limits, and returns the bytes it took. `row_of` maps the rows
+  /// of the forest's table to those of the table that kernels read; empty: they are the same.
+  std::size_t write(const Forest& forest, const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block);
+
+ private:
+  void index_settled(const Forest& forest, const Plan& plan);
+  std::int32_t settled_end(std::int64_t row_begin, std::int64_t row_end) const;
+
+  bool scheduled_ = false;
+  int group_size_ = 1;
+  std::int64_t num_query_tokens_ = 0;
+  // [level][query token]: of 2^level query tokens from this one on, the least number of tokens that their requests had
+  // before this step.
+  std::vector<std::int32_t> settled_;
+};
+
+}  // namespace trunkline::exec::cuda

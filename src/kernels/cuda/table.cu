@@ -1,0 +1,33 @@
+#include "kernels/cuda/table.hpp"
+
+namespace trunkline::kernels::cuda {
+namespace {
+
+constexpr int threads = 128;
+
+// The first blocks take an entry per thread, the others a run each.
+__global__ void __launch_bounds__(threads)
+    write_runs(std::int32_t* __restrict__ table, const TableRun* __restrict__ singles, int num_singles,
+               int single_blocks, const TableRun* __restrict__ runs, const std::int32_t* __restrict__ values) {
+  const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  if (block < single_blocks) {
+    const int i = block * threads + thread;
+    if (i < num_singles) table[singles[i].index] = singles[i].first;
+    return;
+  }
+  const TableRun run = runs[block - single_blocks];
+#pragma unroll 4  // loads over the bus: several in flight
+  for (int i = thread; i < run.count; i += threads) table[run.index + i] = values[run.first + i];
+}
+
+}  // namespace
+
+int write_table(std::int32_t* table, const TableRun* singles, int num_singles, const TableRun* runs, int num_runs,
+                const std::int32_t* values, void* stream) {
+  const int single_blocks = (num_singles + threads - 1) / threads;
+  write_runs<<<single_blocks + num_runs, threads, 0, static_cast<cudaStream_t>(stream)>>>(table, singles, num_singles,
+                                                                                          single_blocks, runs, values);
+  return cudaGetLastError();
+}
+
+}  // namespace trunkline::kernels::cuda
