@@ -51,7 +51,7 @@ function(trunkline_cuda_layer NAME)
   cmake_parse_arguments(ARG "" "" "GENCODE;SOURCES" ${ARGN})
   trunkline_layer(${NAME} SOURCES ${ARG_SOURCES} LINK CUDA::cudart_static)
   foreach(code IN LISTS ARG_GENCODE)
-    target_compile_options(trunkline_${NAME} PRIVATE "SHELL:-gencode ${code}")
+    target_compile_options(trunkline_${NAME} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode ${code}>")
   endforeach()
 endfunction()
 
