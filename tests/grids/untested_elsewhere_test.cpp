@@ -178,10 +178,7 @@ TEST(UntestedElsewhereShort, ScaleOfAnySignAndZero) {
 TEST(UntestedElsewhereShort, SharingThatCostsNothingIsAlwaysChosen) {
   // A device without fixed costs keeps every node shared, however small: `auto` then merges at every level.
   Options options;
-  options.device = DeviceSpec::generic_cpu(2);
-  options.device->wide.item_seconds = options.device->narrow.item_seconds = 0;
-  options.device->merge_seconds = options.device->phase_seconds = options.device->launch_seconds = 0;
-  options.device->partial_bandwidth = 1e15;
+  options.free_of_costs = true;
   options.strategies = {Strategy::automatic};
   expect_exact(uniform_tree({1, 2, 4, 16}, {9, 5, 3, 2}, 1), grouped, options);
 }

@@ -1,6 +1,7 @@
 // What q, K and V are made of.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -23,6 +24,9 @@ enum class Pattern : std::uint8_t {
   identity_v,    // q and K normal, V of token t is the unit vector t % head_dim
   zero_v,        // q and K normal, V is 0
   large_scores,  // q and K normal times 60: scores of up to 1e4 at head_dim 128; V normal
+  large_v,       // q and K normal, V normal times 1e4: up to the end of f16
+  far_below,     // q positive, K negative, both times 100: every score is about -7e4 at head_dim 128; V normal
+  half_masked,   // q positive, K normal or, every other token, about -1e4: scores as a mask that is added gives them
 };
 const char* to_string(Pattern pattern);
 
@@ -33,17 +37,21 @@ class Values {
   Values(Pattern pattern, DType dtype, int head_dim, unsigned seed);
 
   /// Write one row. `token` is the row's position, for patterns that depend on it.
-  void write_qk(void* row);
+  void write_q(void* row);
+  void write_k(void* row, std::int64_t token);
   void write_v(void* row, std::int64_t token);
 
+  enum class Role : std::uint8_t { q, k, v };
+
  private:
-  void write(const std::vector<std::byte>& source, void* row);
+  void write(Role role, void* row);
 
   Pattern pattern_;
   DType dtype_;
   std::size_t head_dim_;
+  unsigned seed_;
   std::uint64_t state_;
-  std::vector<std::byte> qk_, v_;  // source_length + head_dim elements
+  std::array<std::vector<std::byte>, 3> sources_;  // by role; source_length + head_dim_ elements, made when first used
 };
 
 }  // namespace trunkline::grids

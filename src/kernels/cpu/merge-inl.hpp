@@ -9,44 +9,42 @@
 #include "kernels/cpu/rows-inl.hpp"
 #include "kernels/cpu/simd-inl.hpp"
 #include "kernels/cpu/softmax.hpp"
-#include "merge/state.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace trunkline::kernels::cpu::HWY_NAMESPACE {
 
-/// out = combine(weights, out, other), as in merge/state.hpp, for a row: a weight of 0 keeps its side out altogether.
-inline void combine_row(const merge::Weights& weights, float* out, const float* other, int head_dim) {
-  const auto each = [&](auto&& value) HWY_ATTR {
-    int i = 0;
-    for (; i + lanes <= head_dim; i += lanes) store(value(load(out + i), load(other + i)), out + i);
-    if (i < head_dim) store(value(load(out + i), load_first(other + i, head_dim - i)), out + i);
-  };
-  const Vec a = hn::Set(F32(), weights.a), b = hn::Set(F32(), weights.b);
-  if (weights.a == 0.0f && weights.b == 0.0f) {
-    each([&](Vec, Vec) HWY_ATTR { return hn::Zero(F32()); });
-  } else if (weights.a == 0.0f) {
-    each([&](Vec, Vec theirs) HWY_ATTR { return hn::Mul(b, theirs); });
-  } else if (weights.b == 0.0f) {
-    each([&](Vec ours, Vec) HWY_ATTR { return hn::Mul(a, ours); });
-  } else {
-    each([&](Vec ours, Vec theirs) HWY_ATTR { return hn::MulAdd(a, ours, hn::Mul(b, theirs)); });
-  }
+/// out += weight * other, for a row.
+inline void accumulate_row(float weight, float* out, const float* other, int head_dim) {
+  const Vec w = hn::Set(F32(), weight);
+  int i = 0;
+  for (; i + lanes <= head_dim; i += lanes) store(hn::MulAdd(w, load(other + i), load(out + i)), out + i);
+  if (i < head_dim) store(hn::MulAdd(w, load_first(other + i, head_dim - i), load(out + i)), out + i);
 }
 
+/// All sources against the greatest lse, and one division at the end: a chain of pairwise merges would round lse at
+/// every step.
 inline void merge_rows(const AttentionParams& params, const Merge& merge, std::int32_t head, Scratch scratch) {
   float* out = ScratchCutter(scratch).take<float>(params.head_dim + lanes);
   for (std::int32_t r = 0; r < merge.num_rows; ++r) {
-    float lse = minus_infinity;
+    const auto index = [&](std::int32_t source) {
+      const std::int64_t partial = params.merge_sources[merge.source_begin + source] + r;
+      return partial * params.num_kv_heads + head;
+    };
+    float most = minus_infinity;
+    for (std::int32_t s = 0; s < merge.num_sources; ++s) most = std::max(most, params.partial_lse[index(s)]);
     for (int i = 0; i < params.head_dim; i += lanes) store(hn::Zero(F32()), out + i);
+    float sum = 0;
     for (std::int32_t s = 0; s < merge.num_sources; ++s) {
-      const std::int64_t partial = params.merge_sources[merge.source_begin + s] + r;
-      const std::int64_t index = partial * params.num_kv_heads + head;
-      const merge::Weights weights = merge::weights(lse, params.partial_lse[index]);
-      combine_row(weights, out, params.partial_out + index * params.head_dim, params.head_dim);
-      lse = weights.lse;
+      const float lse = params.partial_lse[index(s)];
+      const float weight = lse == minus_infinity ? 0.0f : std::exp(lse - most);
+      if (weight == 0.0f) continue;  // whatever out holds then, NaN included, stays out
+      sum += weight;
+      accumulate_row(weight, out, params.partial_out + index(s) * params.head_dim, params.head_dim);
     }
+    const Vec factor = hn::Set(F32(), sum == 0.0f ? 0.0f : 1.0f / sum);
+    for (int i = 0; i < params.head_dim; i += lanes) store(hn::Mul(factor, load(out + i)), out + i);
     write_out(params, merge.row_begin + r, head, out);
-    write_lse(params, merge.row_begin + r, head, lse);
+    write_lse(params, merge.row_begin + r, head, most + std::log(sum));  // without a token -inf, as both terms are
   }
 }
 
