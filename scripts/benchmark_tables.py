@@ -1,23 +1,9 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks/cpu.md and the results in README.md from docs/benchmarks/*.json. Tables are made here, never by
-hand."""
+"""Writes docs/benchmarks/cpu.md, docs/benchmarks/hopper.md and the results in README.md from docs/benchmarks/*.json.
+Tables are made here, never by hand."""
 
-import json
-import pathlib
-import re
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "benchmarks"
-
-
-def load(name):
-    path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(header, rows):
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---" for _ in header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+import hopper_tables
+from tables import FOLDER, ROOT, heads, load, replace_marked, table
 
 
 def ms(us):
@@ -29,8 +15,7 @@ def bench_table(name):
               "warm ms", "GB/s", "GFLOP/s", "error / bound"]
     rows = []
     for row in load(name)["rows"]:
-        heads = "/".join(str(h) for h in row["case"]["heads"])
-        rows.append([row["label"], heads, row["dtype"], row["strategy"], ms(row["floor_us"]), row["floor_bound"],
+        rows.append([row["label"], heads(row["case"]), row["dtype"], row["strategy"], ms(row["floor_us"]), row["floor_bound"],
                      ms(row["cold_us"]["median"]), f"{row['ratio']:.2f}", ms(row["warm_us"]["median"]),
                      f"{row['gbps']:.1f}", f"{row['tflops'] * 1000:.0f}", f"{row['error_ratio']:.2f}"])
     return table(header, rows)
@@ -90,9 +75,8 @@ def readme_results():
     for name, label in picks:
         by_strategy = {r["strategy"]: r for r in load(name)["rows"] if r["label"] == label}
         auto, unshared = by_strategy["auto"], by_strategy["unshared"]
-        heads = "/".join(str(h) for h in auto["case"]["heads"])
         speed_up = unshared["cold_us"]["median"] / auto["cold_us"]["median"]
-        rows.append([label.removeprefix("32 x "), f"{heads}, {auto['dtype']}", ms(unshared["cold_us"]["median"]) + " ms",
+        rows.append([label.removeprefix("32 x "), f"{heads(auto['case'])}, {auto['dtype']}", ms(unshared["cold_us"]["median"]) + " ms",
                      ms(auto["cold_us"]["median"]) + " ms", ms(auto["floor_us"]) + " ms", f"{speed_up:.1f}x"])
     machine = load(picks[0][0])["machine"]
     return f"""On the CPU ({machine['cores']} cores, AVX-512), tokens shared + own per request, one layer, cold caches:
@@ -103,7 +87,7 @@ Plain decode is `unshared` on the same kernels; the floor is the longer of readi
 operations at OpenBLAS' rate. All figures: [docs/benchmarks/cpu.md](docs/benchmarks/cpu.md)."""
 
 
-def main():
+def write_cpu_page():
     head = load("cpu_unshared")
     machine, device = head["machine"], head["device"]
     traces = ["mooncake", "ragpulse", "deft_tot"]
@@ -137,9 +121,16 @@ large OpenBLAS f32 product, both measured in the same run, interleaved with the 
 {host_table(['forest', 'plan', 'tree'])}
 """
     (FOLDER / "cpu.md").write_text(text)
+
+
+def main():
+    write_cpu_page()
     readme = ROOT / "README.md"
-    marked = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.S)
-    readme.write_text(marked.sub(lambda m: m[1] + "\n" + readme_results() + "\n\n" + m[2], readme.read_text()))
+    text = replace_marked(readme.read_text(), "results", readme_results())
+    if load("hopper_decode"):
+        (FOLDER / "hopper.md").write_text(hopper_tables.page(FOLDER))
+        text = replace_marked(text, "Hopper results", hopper_tables.readme_results(FOLDER))
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

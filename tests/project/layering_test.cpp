@@ -46,8 +46,9 @@ const std::vector<Layer> layers{
      {"trunkline/", "base/", "plan/", "merge/", "exec/", "kernels/params.hpp", "kernels/cpu/kernels.hpp"},
      {"sched.h", "pthread.h", "unistd.h"}},
     {"src/capi/", {"trunkline/", "capi/"}, {}},
+    {"tools/cuda/", {"trunkline/", "common/", "cuda/"}, {"cuda", "cublas", "dlfcn.h", "fmt/"}},
     {"tools/",
-     {"trunkline/", "commands/", "common/", "sim/", "trace/", "trunkline_commit.hpp"},
+     {"trunkline/", "commands/", "common/", "cuda/", "sim/", "trace/", "trunkline_commit.hpp"},
      {"cuda", "cublas", "CLI/", "nlohmann/", "fmt/", "simdjson.h", "cblas.h", "immintrin.h", "spawn.h", "sys/",
       "unistd.h"}},
     // It times the kernels apart from planner and executor, so it alone sees their entry points.

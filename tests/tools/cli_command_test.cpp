@@ -92,6 +92,25 @@ TEST_F(Command, ShapesThatCannotBeAreBadInput) {
   expect_error_line("plan --trace no_such_trace.jsonl", bad_input, {"no_such_trace.jsonl"});
 }
 
+TEST_F(Command, ChosenCasesAndTimeLimit) {
+  const std::string grid = file("three.json", R"({"schema": 1, "defaults": {"heads": [4, 2], "head_dim": 32}, "cases": [
+    {"batch": 1, "shared": 0, "unique": 16}, {"batch": 2, "shared": 0, "unique": 16}, {"batch": 3, "shared": 0, "unique": 16}]})");
+  const json chosen = run_json("bench --repeats 1 --strategy auto --cases 1,3 --grid " + grid);
+  ASSERT_EQ(chosen["rows"].size(), 2u);
+  EXPECT_EQ(chosen["rows"][1]["label"], "3 x 16");
+  expect_error_line("bench --cases 4 --grid " + grid, bad_input, {"cases", "1 to 3", "'4'"});
+  expect_refused("bench --cases 1", bad_input, {"--cases", "--grid"});
+  const json none = run_json("bench --repeats 1 --time-limit 1e-9 --grid " + grid);
+  EXPECT_EQ(none["rows"].size(), 0u);
+  ASSERT_EQ(none["skipped"].size(), 3u);
+  EXPECT_THAT(none["skipped"][0]["reason"].get<std::string>(), HasSubstr("time limit"));
+}
+
+TEST_F(Command, OptionsOfCudaNeedCuda) {
+  expect_error_line(small_bench + "--layers 4", unsupported, {"layers", "--backend cuda"});
+  expect_error_line(small_bench + "--host", unsupported, {"host", "--backend cuda"});
+}
+
 TEST_F(Command, WhatThisBuildLacksIsUnsupported) {
   expect_error_line(small_bench + "--simd-target avx9", unsupported, {"simd_target", "avx9"});
   expect_error_line("check --quick --simd-target avx9", unsupported, {"simd_target", "avx9"});

@@ -194,6 +194,47 @@ TEST(Accuracy, SeesWhatIsWrong) {
   EXPECT_FALSE(oracle.compare().ok());
 }
 
+TEST(Accuracy, ThreadsOfTheOracleAgree) {
+  const SyntheticBatch batch(paths_of(make_case(5, 16, 9)), {2}, 16, PageOrder::random, 1);
+  Problem problem({{4, 2}, 8, 16, DType::bfloat16}, 10, batch.num_pages(), 1);
+  const Computed computed = problem.computed(batch.tables(), batch.seq_lens, batch.qo_lens);
+  std::memcpy(problem.out.data, problem.q.data, 10 * 4 * 8 * 2);  // something
+  std::memset(problem.lse.data, 0, 10 * 4 * 4);
+  const Accuracy alone = Oracle(computed, 11, 3).compare();
+  for (int threads : {2, 11, 64}) {
+    const Accuracy together = Oracle(computed, 11, 3, threads).compare();
+    EXPECT_EQ(together.worst, alone.worst);
+    EXPECT_EQ(together.rows, 11);
+  }
+}
+
+TEST(SyntheticBatch, UnusedPagesLieAmongTheOthers) {
+  const auto paths = paths_of(make_case(8, 64, 32));
+  const SyntheticBatch batch(paths, {1}, 16, PageOrder::random, 1, 5);
+  EXPECT_EQ(batch.num_pages(), 4 + 8 * 2 + 5);
+  const std::set<std::int32_t> used(batch.indices.begin(), batch.indices.end());
+  int unused = 0;
+  for (std::int32_t page = 0; page < batch.num_pages(); ++page) {
+    EXPECT_EQ(used.contains(page), batch.page_tokens[static_cast<std::size_t>(page)] > 0);
+    unused += used.contains(page) ? 0 : 1;
+  }
+  EXPECT_EQ(unused, 5);
+}
+
+TEST(SyntheticBatch, OperationsCountWhatRowsSee) {
+  // Two requests of 10 tokens with 3 queries each: these see 8, 9 and 10.
+  const SyntheticBatch batch(paths_of(make_case(2, 0, 10)), {3}, 16, PageOrder::random, 1);
+  EXPECT_EQ(batch.operations(4, 64), 4.0 * 4 * 64 * 2 * (8 + 9 + 10));
+}
+
+TEST(Random, ValuesOf16BitsAreThoseFilled) {
+  const std::vector<std::uint16_t> values = random_values_16(DType::bfloat16);
+  const std::set<std::uint16_t> known(values.begin(), values.end());
+  std::vector<std::uint16_t> filled(5000);
+  fill_random(filled.data(), DType::bfloat16, filled.size(), 3);
+  for (std::uint16_t value : filled) EXPECT_TRUE(known.contains(value));
+}
+
 TEST(Accuracy, MergeKeepsTheWorse) {
   Accuracy a{1e-3, 2e-3, 0.5, 10}, b{4e-3, 2e-3, 2.0, 5};
   a.merge(b);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "commands/commands.hpp"
 #include "common/check_grids.hpp"
@@ -12,6 +13,7 @@
 #include "common/progress.hpp"
 #include "common/result.hpp"
 #include "common/table.hpp"
+#include "cuda/mirror.hpp"
 #include "trunkline/error.hpp"
 #include "trunkline/system.hpp"
 
@@ -38,14 +40,18 @@ struct Verdict {
   std::string worst_case;
   std::vector<std::string> failed_cases;
 };
+/// What a kernel does not cover, by its own words.
+using Refusals = std::map<std::string, int>;
 using Verdicts = std::map<std::pair<std::string, DType>, Verdict>;
 
 class Checker {
  public:
-  explicit Checker(const Options& options) : options_(options), device_(options.backend.device()) {
-    targets_ = options.backend.simd_target.empty() && device_.kind == DeviceKind::cpu
-                   ? simd_targets()
-                   : std::vector<std::string>{options.backend.simd_target};
+  explicit Checker(const Options& options)
+      : options_(options), device_(options.backend.device()), executions_(options.backend.executions()) {
+    if (options.backend.simd_target.empty() && device_.kind == DeviceKind::cpu) {
+      executions_.assign(simd_targets().size(), options.backend.execution());
+      for (std::size_t i = 0; i < executions_.size(); ++i) executions_[i].simd_target = simd_targets()[i];
+    }
     if (!options.dtype.empty()) dtypes_ = {dtype_from_string(options.dtype)};
   }
 
@@ -60,6 +66,7 @@ class Checker {
   }
 
   const Verdicts& verdicts() const { return verdicts_; }
+  const Refusals& refusals() const { return refusals_; }
 
  private:
   void check(const CheckCase& one, const ProblemShape& shape) {
@@ -70,18 +77,36 @@ class Checker {
     const Oracle oracle(problem.computed(batch.tables(), batch.seq_lens, batch.qo_lens), options_.rows, options_.seed);
     const Capacity capacity{batch.num_requests(), std::max(static_cast<int>(forest.num_query_tokens()), 1),
                             std::max(batch.max_pages, 1)};
-    for (const std::string& target : targets_) {
-      ExecutionOptions execution = options_.backend.execution();
-      execution.simd_target = target;
+    std::optional<cuda::Mirror> mirror;
+    if (device_.kind == DeviceKind::cuda) mirror.emplace(problem);
+    for (const ExecutionOptions& execution : executions_) {
       // Every case with what users run, and in turn with one of the others.
       for (Strategy strategy : {Strategy::automatic, every_strategy[1 + num_cases_ % 3]}) {
-        const Attention attention(problem.config(strategy), capacity, device_, execution);
-        Workspace workspace(attention);
-        attention.plan(forest, workspace);
+        const std::optional<Attention> attention = make_attention(problem.config(strategy), capacity, execution);
+        if (!attention) continue;
         problem.poison_results();
-        attention.run(workspace, problem.q, problem.kv.view, problem.out, problem.lse);
-        record(attention.kernel(), shape.dtype, oracle.compare(), fmt::format("{}, {}", one.name, to_string(strategy)));
+        if (mirror) {
+          mirror->run(*attention, forest);
+        } else {
+          Workspace workspace(*attention);
+          attention->plan(forest, workspace);
+          attention->run(workspace, problem.q, problem.kv.view, problem.out, problem.lse);
+        }
+        record(attention->kernel(), shape.dtype, oracle.compare(),
+               fmt::format("{}, {}", one.name, to_string(strategy)));
       }
+    }
+  }
+
+  /// Nothing for what a CUDA kernel refuses; the CPU covers every case.
+  std::optional<Attention> make_attention(const AttentionConfig& config, const Capacity& capacity,
+                                          const ExecutionOptions& execution) {
+    try {
+      return Attention(config, capacity, device_, execution);
+    } catch (const Error& error) {
+      if (device_.kind == DeviceKind::cpu || error.code() != ErrorCode::unsupported) throw;
+      ++refusals_[error.what()];
+      return std::nullopt;
     }
   }
 
@@ -95,10 +120,11 @@ class Checker {
 
   const Options& options_;
   Device device_;
-  std::vector<std::string> targets_;
+  std::vector<ExecutionOptions> executions_;
   std::vector<DType> dtypes_{std::begin(every_dtype), std::end(every_dtype)};
   std::size_t num_cases_ = 0;
   Verdicts verdicts_;
+  Refusals refusals_;
 };
 
 void run_check(const Options& options) {
@@ -142,8 +168,14 @@ void run_check(const Options& options) {
     failed += verdict.failed_cases.size();
   }
   table.print(text_stream(options.json));
+  result["refused"] = Json::array();
+  for (const auto& [reason, runs] : checker.refusals()) {
+    fmt::print(text_stream(options.json), "refused, {} runs: {}\n", runs, reason);
+    result["refused"].push_back({{"reason", reason}, {"runs", runs}});
+  }
   result.write(options.json);
   if (failed > 0) throw CheckFailed(fmt::format("{} runs exceeded their error bound", failed));
+  if (checker.verdicts().empty()) throw CheckFailed("no case was run: every one was refused");
 }
 
 }  // namespace

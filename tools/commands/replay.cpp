@@ -69,7 +69,10 @@ sim::MeasureOptions measure_options(const Options& options) {
   config.page_size = measure.shape.page_size;
   config.q_dtype = config.kv_dtype = measure.shape.dtype;
   config.validate();
-  measure.backend.device();
+  if (measure.backend.device().kind != DeviceKind::cpu) {
+    throw Error(ErrorCode::unsupported, "backend", "cpu: the simulated engine keeps its KV in the host's memory",
+                options.backend.backend);
+  }
   return measure;
 }
 

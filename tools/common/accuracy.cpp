@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -52,13 +53,31 @@ void Accuracy::merge(const Accuracy& other) {
   rows = all_rows;
 }
 
-Oracle::Oracle(const Computed& computed, int num_rows, std::uint64_t seed)
+Oracle::Oracle(const Computed& computed, int num_rows, std::uint64_t seed, int num_threads)
     : computed_(computed), rows_(draw_rows(computed.q.shape[0], computed.q.shape[1], num_rows, seed)) {
   if (rows_.empty()) return;  // an empty list would mean every row
   std::vector<std::int32_t> qo_lens(computed.qo_lens.begin(), computed.qo_lens.end());
   if (qo_lens.empty()) qo_lens.assign(computed.seq_lens.size(), 1);
-  expected_ =
-      reference_attention(computed.q, computed.kv, computed.tables, computed.seq_lens, qo_lens, computed.scale, rows_);
+  // Every thread computes a run of rows.
+  const std::size_t parts = std::min(rows_.size(), static_cast<std::size_t>(std::max(num_threads, 1)));
+  std::vector<std::future<ReferenceResult>> results;
+  for (std::size_t part = 0; part < parts; ++part) {
+    const std::size_t begin = rows_.size() * part / parts, end = rows_.size() * (part + 1) / parts;
+    results.push_back(std::async(parts > 1 ? std::launch::async : std::launch::deferred, [&, begin, end] {
+      return reference_attention(computed.q, computed.kv, computed.tables, computed.seq_lens, qo_lens, computed.scale,
+                                 std::span(rows_).subspan(begin, end - begin));
+    }));
+  }
+  const auto append = [](std::vector<double>& to, const std::vector<double>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (auto& result : results) {
+    const ReferenceResult part = result.get();
+    append(expected_.out, part.out);
+    append(expected_.lse, part.lse);
+    append(expected_.bound, part.bound);
+    append(expected_.lse_bound, part.lse_bound);
+  }
 }
 
 Accuracy Oracle::compare() const {

@@ -31,10 +31,10 @@ struct Computed {
 };
 
 /// The right answer for `num_rows` rows drawn by `seed` (all of them when there are no more), computed once and held
-/// against any number of results. The memory of `computed` must outlive it.
+/// against any number of results, by `num_threads` threads. The memory of `computed` must outlive it.
 class Oracle {
  public:
-  Oracle(const Computed& computed, int num_rows, std::uint64_t seed);
+  Oracle(const Computed& computed, int num_rows, std::uint64_t seed, int num_threads = 1);
   /// What out and lse hold now.
   Accuracy compare() const;
 

@@ -4,6 +4,9 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <regex>
+#include <set>
+#include <sstream>
 
 #include "common/result.hpp"
 #include "trunkline/error.hpp"
@@ -170,6 +173,24 @@ Grid grid_from_json(const nlohmann::json& json, const std::string& name) {
     grid.cases.push_back(std::move(one));
   }
   return grid;
+}
+
+std::vector<int> parse_case_numbers(const std::string& text, int count) {
+  static const std::regex range("([0-9]{1,9})(-([0-9]{1,9}))?");
+  std::set<int> numbers;
+  std::stringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    std::smatch match;
+    const bool is_range = std::regex_match(part, match, range);
+    const int first = is_range ? std::stoi(match[1]) : 0,
+              last = is_range && match[3].matched ? std::stoi(match[3]) : first;
+    if (first < 1 || last < first || last > count) {
+      throw Error(ErrorCode::invalid_argument, "cases", fmt::format("numbers from 1 to {}, like 1,3,5-8", count),
+                  "'" + text + "'");
+    }
+    for (int number = first; number <= last; ++number) numbers.insert(number);
+  }
+  return {numbers.begin(), numbers.end()};
 }
 
 Grid load_grid(const std::string& path) {

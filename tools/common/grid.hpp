@@ -43,6 +43,9 @@ struct Grid {
   std::vector<GridCase> cases;
 };
 
+/// "1,3,5-8": numbers from 1 to `count`, ascending, each once. Throws invalid_argument naming `--cases`.
+std::vector<int> parse_case_numbers(const std::string& text, int count);
+
 /// Throws invalid_argument naming file, case number (from 1) and field.
 Grid load_grid(const std::string& path);
 Grid grid_from_json(const nlohmann::json& json, const std::string& name);

@@ -22,6 +22,17 @@ bool parse_number(std::string_view text, Number& number) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
+/// The parts between commas; one, empty, of an empty text.
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
 }  // namespace
 
 Heads parse_heads(const std::string& text) {
@@ -41,13 +52,20 @@ std::string to_string(Heads heads) { return fmt::format("{}/{}", heads.qo, heads
 std::vector<Strategy> parse_strategies(const std::string& text) {
   if (text == "all") return {Strategy::automatic, Strategy::unshared, Strategy::two_phase, Strategy::hydragen};
   std::vector<Strategy> strategies;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const Strategy strategy = strategy_from_string(text.substr(begin, end - begin));
+  for (const std::string& name : split(text)) {
+    const Strategy strategy = strategy_from_string(name);
     if (std::find(strategies.begin(), strategies.end(), strategy) == strategies.end()) strategies.push_back(strategy);
-    begin = end + 1;
   }
   return strategies;
+}
+
+std::vector<std::string> parse_kernels(const std::string& text) {
+  std::vector<std::string> kernels;
+  for (const std::string& name : split(text)) {
+    if (name.empty()) throw Error(ErrorCode::invalid_argument, "kernel", "names like sm80,sm90", "'" + text + "'");
+    if (std::find(kernels.begin(), kernels.end(), name) == kernels.end()) kernels.push_back(name);
+  }
+  return kernels;
 }
 
 std::int64_t parse_bytes(const std::string& text, const std::string& option) {
@@ -90,6 +108,11 @@ void BackendOptions::add_to(CLI::App& command) {
       .add_option("--device-spec", device_spec,
                   "what to plan with: h200, cpu, measure, or a file written by `calibrate`")
       ->group("Backend");
+  command.add_option("--kernel", kernels, "cuda: sm80, sm90, or both where commands compare; default: the best")
+      ->group("Backend");
+  command.add_option("--num-ctas", num_ctas, "cuda: CTAs of a run; default: one per SM or more")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("Backend");
 }
 
 int BackendOptions::num_threads() const {
@@ -118,7 +141,18 @@ ExecutionOptions BackendOptions::execution() const {
   options.num_threads = num_threads();
   options.simd_target = simd_target;
   options.device = spec();
+  options.kernel = kernels;
+  options.num_ctas = num_ctas;
   return options;
+}
+
+std::vector<ExecutionOptions> BackendOptions::executions() const {
+  std::vector<ExecutionOptions> all;
+  for (const std::string& kernel : kernels.empty() ? std::vector<std::string>{""} : parse_kernels(kernels)) {
+    all.push_back(execution());
+    all.back().kernel = kernel;
+  }
+  return all;
 }
 
 void add_json_option(CLI::App& command, std::string& path) {

@@ -28,6 +28,9 @@ std::string to_string(Heads heads);
 /// "auto,unshared": names of strategies, in order, without duplicates; "all" means every one.
 std::vector<Strategy> parse_strategies(const std::string& text);
 
+/// "sm80,sm90": names in order, without duplicates. Throws invalid_argument, naming `--kernel`.
+std::vector<std::string> parse_kernels(const std::string& text);
+
 /// "512", "64k", "1.5G", "2GiB": bytes, k, M, G and T in powers of 1024. Throws invalid_argument naming `option`.
 std::int64_t parse_bytes(const std::string& text, const std::string& option);
 /// "1.50 GiB".
@@ -41,6 +44,8 @@ struct BackendOptions {
   std::string simd_target;      // empty: the best
   int threads = 0;              // 0: every hardware thread
   std::string device_spec;      // "", "cpu", "h200" or a file written by `calibrate`
+  std::string kernels;          // of CUDA, "sm90" or several: "sm80,sm90"; empty: the best
+  int num_ctas = 0;             // of CUDA; 0: the library's choice
 
   void add_to(CLI::App& command);
   int num_threads() const;
@@ -49,6 +54,8 @@ struct BackendOptions {
   /// The spec to plan with; empty option: none, the library's default for the device.
   std::optional<DeviceSpec> spec() const;
   ExecutionOptions execution() const;
+  /// One per kernel that was named; one with none when none was.
+  std::vector<ExecutionOptions> executions() const;
 };
 
 /// The option `--json FILE` (`-`: standard output).

@@ -51,7 +51,7 @@ void Problem::poison_results() {
   lse_memory_.poison();
 }
 
-AttentionConfig Problem::config(Strategy strategy) const {
+AttentionConfig config_of(const ProblemShape& shape, Strategy strategy) {
   AttentionConfig config;
   config.num_qo_heads = shape.heads.qo;
   config.num_kv_heads = shape.heads.kv;

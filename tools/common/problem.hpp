@@ -26,6 +26,9 @@ struct ProblemShape {
 /// "nhd", "hnd". Throws invalid_argument.
 KvLayout kv_layout_from_string(const std::string& name);
 
+/// What the shape asks of an Attention.
+AttentionConfig config_of(const ProblemShape& shape, Strategy strategy);
+
 class Problem {
  public:
   Problem(const ProblemShape& shape, std::int64_t num_query_tokens, std::int64_t num_pages, std::uint64_t seed);
@@ -34,7 +37,7 @@ class Problem {
   void poison_unused_slots(std::span<const std::int32_t> page_tokens);
   /// Makes NaN of out and lse, so that what a kernel leaves unwritten shows.
   void poison_results();
-  AttentionConfig config(Strategy strategy) const;
+  AttentionConfig config(Strategy strategy) const { return config_of(shape, strategy); }
   /// Everything `compare_with_reference` needs.
   Computed computed(const BlockTables& tables, std::span<const std::int32_t> seq_lens,
                     std::span<const std::int32_t> qo_lens) const;

@@ -51,6 +51,14 @@ std::array<float, table_size> quantiles(Pattern pattern) {
   return table;
 }
 
+std::array<std::uint16_t, table_size> rounded_to(DType dtype, const std::array<float, table_size>& table) {
+  std::array<std::uint16_t, table_size> rounded;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    rounded[i] = dtype == DType::float16 ? float16_bits(table[i]) : bfloat16_bits(table[i]);
+  }
+  return rounded;
+}
+
 template <class Element>
 void fill(Element* data, std::size_t count, const std::array<Element, table_size>& table, std::uint64_t seed) {
   constexpr int draws = 64 / table_bits;
@@ -83,11 +91,13 @@ const char* to_string(Pattern pattern) {
 void fill_random(void* data, DType dtype, std::size_t count, std::uint64_t seed, Pattern pattern) {
   const auto table = quantiles(pattern);
   if (dtype == DType::float32) return fill(static_cast<float*>(data), count, table, seed);
-  std::array<std::uint16_t, table_size> rounded;
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    rounded[i] = dtype == DType::float16 ? float16_bits(table[i]) : bfloat16_bits(table[i]);
-  }
+  const auto rounded = rounded_to(dtype, table);
   fill(static_cast<std::uint16_t*>(data), count, rounded, seed);
+}
+
+std::vector<std::uint16_t> random_values_16(DType dtype, Pattern pattern) {
+  const auto rounded = rounded_to(dtype, quantiles(pattern));
+  return {rounded.begin(), rounded.end()};
 }
 
 RandomKv::RandomKv(DType dtype, KvLayout layout, std::int64_t num_pages, int page_size, int num_kv_heads, int head_dim,

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "common/memory.hpp"
 #include "trunkline/kv_view.hpp"
@@ -38,6 +39,9 @@ const char* to_string(Pattern pattern);
 
 /// Fills `count` elements of float32, float16 or bfloat16. About 1 G elements a second.
 void fill_random(void* data, DType dtype, std::size_t count, std::uint64_t seed, Pattern pattern = Pattern::normal);
+
+/// The values that fill_random draws from, each as likely as the others, as bits of float16 or bfloat16.
+std::vector<std::uint16_t> random_values_16(DType dtype, Pattern pattern = Pattern::normal);
 
 /// K and V of `num_pages` pages, random, with the memory they lie in.
 struct RandomKv {

@@ -21,10 +21,15 @@ void ShapeOptions::add_to(CLI::App& command, bool with_grid) {
   command.add_option("--page-size", page_size, "tokens of a KV page, 1 to 1024 [16]")->group(group);
   command.add_option("--qo-len", qo_len, "new query tokens of each request [1]")->group(group);
   if (!with_grid) return;
-  command.add_option("--grid", grid, "a grid file: measure every case of it; the options above override its fields")
-      ->excludes(batch_option)
-      ->excludes(shared_option)
-      ->excludes(unique_option)
+  auto* grid_option =
+      command
+          .add_option("--grid", grid, "a grid file: measure every case of it; the options above override its fields")
+          ->excludes(batch_option)
+          ->excludes(shared_option)
+          ->excludes(unique_option)
+          ->group(group);
+  command.add_option("--cases", chosen_cases, "of the grid, by number from 1: 1,3,5-8 [all]")
+      ->needs(grid_option)
       ->group(group);
 }
 
@@ -35,6 +40,13 @@ Grid ShapeOptions::cases() const {
     result.cases.push_back(make_case(batch, shared, unique));
   } else {
     result = load_grid(grid);
+    if (!chosen_cases.empty()) {
+      std::vector<GridCase> chosen;
+      for (int number : parse_case_numbers(chosen_cases, static_cast<int>(result.cases.size()))) {
+        chosen.push_back(result.cases[static_cast<std::size_t>(number - 1)]);
+      }
+      result.cases = std::move(chosen);
+    }
   }
   for (GridCase& shape : result.cases) {
     if (!heads.empty()) shape.heads = parse_heads(heads);

@@ -13,7 +13,8 @@ class App;
 namespace trunkline::tools {
 
 struct ShapeOptions {
-  std::string grid;  // a file; empty: one shape from the options
+  std::string grid;          // a file; empty: one shape from the options
+  std::string chosen_cases;  // of the grid, "1,3,5-8"; empty: all
   int batch = 32, shared = 4096, unique = 64;
   // Override what the grid says when given.
   std::string heads, dtype;

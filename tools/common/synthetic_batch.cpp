@@ -62,7 +62,7 @@ class PageNames {
 }  // namespace
 
 SyntheticBatch::SyntheticBatch(const std::vector<Path>& paths, std::vector<std::int32_t> query_lens,
-                               int tokens_per_page, PageOrder order, std::uint64_t seed)
+                               int tokens_per_page, PageOrder order, std::uint64_t seed, int unused_pages)
     : qo_lens(std::move(query_lens)), page_size(tokens_per_page) {
   if (qo_lens.size() == 1) qo_lens.resize(paths.size(), qo_lens[0]);
   PageNames names;
@@ -87,6 +87,7 @@ SyntheticBatch::SyntheticBatch(const std::vector<Path>& paths, std::vector<std::
     indptr.push_back(static_cast<std::int32_t>(indices.size()));
     max_pages = std::max(max_pages, pages);
   }
+  page_tokens.resize(page_tokens.size() + static_cast<std::size_t>(unused_pages), 0);
   if (order == PageOrder::sequential) return;
   std::vector<std::int32_t> shuffled(page_tokens.size());
   std::iota(shuffled.begin(), shuffled.end(), 0);
@@ -97,6 +98,15 @@ SyntheticBatch::SyntheticBatch(const std::vector<Path>& paths, std::vector<std::
   }
   page_tokens = std::move(shuffled_tokens);
   for (auto& page : indices) page = shuffled[static_cast<std::size_t>(page)];
+}
+
+double SyntheticBatch::operations(int num_qo_heads, int head_dim) const {
+  double visible = 0;
+  for (std::size_t request = 0; request < seq_lens.size(); ++request) {
+    const double queries = qo_lens[request];
+    visible += queries * seq_lens[request] - queries * (queries - 1) / 2;
+  }
+  return 4.0 * head_dim * num_qo_heads * visible;
 }
 
 Forest SyntheticBatch::forest() const {
