@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,11 @@ class Batch {
   TensorView out();
   TensorView lse();
   KvView kv();
+  // The memory behind them, which a test may hold elsewhere.
+  std::span<std::byte> q_memory() { return q_; }
+  std::span<std::byte> out_memory() { return out_; }
+  std::span<std::byte> lse_memory() { return std::as_writable_bytes(std::span(lse_)); }
+  std::span<std::byte> kv_memory() { return kv_; }
 
   /// out and lse, padding included, become NaN.
   void poison_results();

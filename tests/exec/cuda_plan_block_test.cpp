@@ -1,0 +1,185 @@
+// The plan as CUDA kernels read it, checked on the host: every forest within capacity fits the block, and what the
+// block says is what the plan says.
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "exec/batch.hpp"
+#include "exec/cuda/plan_block.hpp"
+#include "exec/server.hpp"
+
+namespace trunkline::test {
+namespace {
+
+using exec::WorkspaceSizes;
+using kernels::CtaWork;
+using kernels::CudaItem;
+using kernels::PlanHeader;
+
+template <class T>
+const T* at(const std::byte* block, std::uint32_t offset) {
+  return reinterpret_cast<const T*>(block + offset);
+}
+
+template <class T>
+bool same_bytes(const T* got, const std::vector<T>& expected) {
+  return expected.empty() || std::memcmp(got, expected.data(), expected.size() * sizeof(T)) == 0;
+}
+
+// Least tokens that the requests of the item's rows had before this step, the slow way.
+std::int32_t settled_end(const Forest& forest, const Plan& plan, const WorkItem& item) {
+  std::int32_t result = std::numeric_limits<std::int32_t>::max();
+  for (std::int32_t row = item.row_begin; row < item.row_begin + item.num_rows; ++row) {
+    const std::int32_t request = plan.query_tokens[row / plan.group_size].request;
+    result = std::min(result, std::max(0, forest.seq_lens()[request] - forest.qo_lens()[request]));
+  }
+  return result;
+}
+
+void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase, int which, int cta,
+                 const CudaItem* items) {
+  const auto band = [&](int b, int w) { return plan.schedule[plan.schedule_offset(phase, which, b) + w]; };
+  std::vector<std::int32_t> expected, got;
+  for (const int b : {0, 1}) {
+    for (std::int32_t unit = band(b, cta); unit < band(b, cta + 1); ++unit) expected.push_back(unit);
+    for (std::int32_t unit = lane.begin[b]; unit < lane.end[b]; ++unit) got.push_back(unit);
+  }
+  ASSERT_EQ(got, expected);
+  ASSERT_EQ(lane.item_base, which == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end);
+  if (expected.empty()) return;
+  ASSERT_LT(lane.begin[0], lane.end[0]) << "run 0 is empty, run 1 is not";
+  ASSERT_EQ(lane.first_head, expected[0] % plan.num_kv_heads);
+  const CudaItem& first = items[lane.item_base + expected[0] / plan.num_kv_heads];
+  ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
+}
+
+void expect_block(const WorkspaceSizes& sizes, const Forest& forest, const Plan& plan,
+                  const std::vector<std::int32_t>& row_of) {
+  const std::size_t most = exec::cuda::plan_block_bytes(sizes);
+  std::vector<std::byte> memory(most + 2 * 128, std::byte{0x5a});
+  void* aligned = memory.data();
+  std::size_t space = memory.size();
+  auto* block = static_cast<std::byte*>(std::align(128, most, aligned, space));
+  exec::cuda::PlanBlock writer(sizes);
+  const std::size_t used = writer.write(forest, plan, row_of, block);
+  ASSERT_LE(used, most);
+  for (const std::byte* beyond = block + used; beyond < memory.data() + memory.size(); ++beyond) {
+    ASSERT_EQ(*beyond, std::byte{0x5a}) << "written beyond what was said";
+  }
+  const auto& header = *at<PlanHeader>(block, 0);
+  ASSERT_EQ(header.num_phases, static_cast<std::int32_t>(plan.phases.size()));
+  ASSERT_EQ(header.num_items, static_cast<std::int32_t>(plan.items.size()));
+  ASSERT_EQ(header.num_merges, static_cast<std::int32_t>(plan.merges.size()));
+  ASSERT_EQ(header.num_query_tokens, static_cast<std::int32_t>(plan.query_tokens.size()));
+  for (const std::uint32_t offset :
+       {header.query_tokens, header.items, header.phases, header.merges, header.merge_sources}) {
+    ASSERT_EQ(offset % 128, 0u);
+    ASSERT_LE(offset, used);
+  }
+  EXPECT_TRUE(same_bytes(at<QueryToken>(block, header.query_tokens), plan.query_tokens));
+  EXPECT_TRUE(same_bytes(at<Phase>(block, header.phases), plan.phases));
+  EXPECT_TRUE(same_bytes(at<Merge>(block, header.merges), plan.merges));
+  EXPECT_TRUE(same_bytes(at<std::int32_t>(block, header.merge_sources), plan.merge_sources));
+  const auto* items = at<CudaItem>(block, header.items);
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    const WorkItem& item = plan.items[i];
+    ASSERT_EQ(item.num_segments, 1);
+    const Segment& segment = plan.segments[item.segment_begin];
+    ASSERT_EQ(items[i].row_begin, item.row_begin);
+    ASSERT_EQ(items[i].num_rows, item.num_rows);
+    ASSERT_EQ(items[i].table_row, row_of.empty() ? segment.table_row : row_of[segment.table_row]);
+    ASSERT_EQ(items[i].token_begin, segment.token_begin);
+    ASSERT_EQ(items[i].token_end, segment.token_end);
+    ASSERT_EQ(items[i].partial_begin, item.partial_begin);
+    ASSERT_EQ(items[i].masked, item.masked);
+    ASSERT_EQ(items[i].settled_end, settled_end(forest, plan, item));
+  }
+  const auto* ctas = at<CtaWork>(block, sizeof(PlanHeader));
+  for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
+    for (int cta = 0; cta < plan.num_workers; ++cta) {
+      const CtaWork& work = ctas[phase * plan.num_workers + cta];
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, phase, 0, cta, items));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, phase, 1, cta, items));
+    }
+  }
+}
+
+WorkspaceSizes sizes_of(const AttentionConfig& config, const Capacity& capacity, const DeviceSpec& device,
+                        bool scheduled) {
+  WorkspaceSizes sizes;
+  sizes.max_requests = capacity.max_requests;
+  sizes.max_table_width = capacity.max_table_width;
+  sizes.limits = PlanLimits::of(capacity, config, device);
+  sizes.num_kv_heads = config.num_kv_heads;
+  sizes.group_size = config.group_size();
+  sizes.head_dim = config.head_dim;
+  sizes.page_size = config.page_size;
+  sizes.num_workers = device.num_workers;
+  sizes.scheduled = scheduled;
+  return sizes;
+}
+
+TEST(CudaPlanBlock, SaysWhatThePlanSays) {
+  for (const Strategy strategy : {Strategy::automatic, Strategy::unshared, Strategy::two_phase, Strategy::hydragen}) {
+    for (const NamedRequests& requests : corner_cases(16)) {
+      BatchSpec spec;
+      spec.requests = requests.requests;
+      spec.strategy = strategy;
+      const Batch batch(spec);
+      DeviceSpec device = DeviceSpec::h200();
+      for (const int workers : {1, 5, 132}) {
+        device.num_workers = workers;
+        const Forest forest = batch.forest();
+        const WorkspaceSizes sizes = sizes_of(batch.config(), batch.capacity(), device, workers != 5);
+        const Plan plan = Planner(device, batch.config()).plan(forest, sizes.limits);
+        SCOPED_TRACE(requests.name + ", " + to_string(strategy));
+        ASSERT_NO_FATAL_FAILURE(expect_block(sizes, forest, plan, {}));
+      }
+    }
+  }
+}
+
+TEST(CudaPlanBlock, EveryForestWithinCapacityFits) {
+  EXPECT_TRUE(rc::check([] {
+    const auto seed = *rc::gen::inRange(0u, 100000u);
+    const int steps = *rc::gen::inRange(0, 40);
+    Server server(seed);
+    for (int step = 0; step < steps; ++step) server.step();
+    AttentionConfig config;
+    config.num_kv_heads = *rc::gen::element(1, 2, 8);
+    config.num_qo_heads = config.num_kv_heads * *rc::gen::element(1, 3, 8);
+    config.head_dim = 64;
+    config.page_size = Server::page_size;
+    config.strategy =
+        *rc::gen::element(Strategy::automatic, Strategy::unshared, Strategy::two_phase, Strategy::hydragen);
+    DeviceSpec device = DeviceSpec::h200();
+    device.num_workers = *rc::gen::element(1, 16, 132);
+    device.wide.max_rows = *rc::gen::element(64, 128, 256);
+    // No more than the forest needs, so that the limits bind.
+    std::int32_t longest = 0;
+    for (const Server::Request& request : server.requests()) longest = std::max(longest, request.seq_len);
+    const auto requests = static_cast<int>(server.requests().size());
+    const Capacity capacity{requests, requests, (longest + Server::page_size - 1) / Server::page_size};
+    const WorkspaceSizes sizes = sizes_of(config, capacity, device, *rc::gen::arbitrary<bool>());
+    const Plan plan = Planner(device, config).plan(server.forest(), sizes.limits);
+    plan.check(server.forest());
+    // Rows numbered backwards, as when rows of the table are requests.
+    std::vector<std::int32_t> row_of(static_cast<std::size_t>(server.forest().table().num_rows));
+    for (std::size_t row = 0; row < row_of.size(); ++row) row_of[row] = static_cast<std::int32_t>(row_of.size() - row);
+    expect_block(sizes, server.forest(), plan, row_of);
+    RC_ASSERT(!::testing::Test::HasFailure());
+  }));
+}
+
+TEST(CudaPlanBlock, BeyondFourGibibytesIsRefused) {
+  WorkspaceSizes sizes;
+  sizes.limits.max_phases = 1;
+  sizes.limits.max_items = std::int64_t{1} << 30;
+  EXPECT_THROW(exec::cuda::plan_block_bytes(sizes), Error);
+}
+
+}  // namespace
+}  // namespace trunkline::test
