@@ -10,7 +10,7 @@ bool supports(int head_dim, Element q, Element kv);
 
 /// The most rows of one item, per lane of the plan.
 inline constexpr int max_wide_rows = 128;
-inline constexpr int max_narrow_rows = 32;
+inline constexpr int max_narrow_rows = 16;
 
 /// Once per device and kernel, before the first launch. 0 or a cudaError_t.
 int prepare(int head_dim, Element q);

@@ -1,0 +1,8 @@
+#include "kernels/sm90/launch.cuh"
+
+namespace trunkline::kernels::sm90 {
+
+template struct Instance<__half, 64, false>;
+template struct Instance<__half, 64, true>;
+
+}  // namespace trunkline::kernels::sm90

@@ -1,0 +1,105 @@
+// Who does what in a CTA, and what shared memory holds.
+#pragma once
+
+#include "kernels/cuda_params.hpp"
+#include "kernels/sm90/arguments.hpp"
+#include "kernels/sm90/attention.hpp"
+#include "kernels/sm90/ptx.cuh"
+
+namespace trunkline::kernels::sm90 {
+
+/// Four warpgroups of 128 threads. Registers are dealt to them at the start: 40 + 120 + 2 * 176 = 4 * 128.
+enum class Role : int { loaders, narrow, wide_low, wide_high };
+inline constexpr int warpgroup = 128;
+inline constexpr int num_threads = 4 * warpgroup;
+inline constexpr int loader_registers = 40, narrow_registers = 120, wide_registers = 176;
+
+/// Warps of the loaders' warpgroup.
+enum class Loader : int { narrow_kv, wide_kv, narrow_units, wide_units };
+
+/// Named barriers; 0 is __syncthreads.
+enum class Barrier : int { narrow = 1, wide_low, wide_high, consumers };
+
+inline constexpr int tile_tokens = 64;  // of a stage
+inline constexpr int group_tokens = 8;  // rows of a swizzled tile
+inline constexpr int num_stages = 6;    // dealt to the two rings
+inline constexpr int num_narrow_slots = 3;
+
+/// Where the elements of a stage lie: groups of 8 tokens, each of them one or two (head_dim / 64) swizzled tiles of 8
+/// tokens by 64 elements. K first, then V.
+template <int head_dim>
+struct StageLayout {
+  static constexpr int halves = head_dim / 64;
+  static constexpr int half_bytes = group_tokens * 128;
+  static constexpr int group_bytes = halves * half_bytes;
+  static constexpr int plane_bytes = tile_tokens / group_tokens * group_bytes;
+  static constexpr int bytes = 2 * plane_bytes;
+};
+
+/// A unit (item, KV head) as its consumers see it. Positions count from the first token of the unit's first tile.
+template <int max_rows>
+struct UnitSlot {
+  std::int32_t num_rows, num_tiles, head, partial_begin, row_begin;
+  std::int32_t lead;               // tokens before this one are not the unit's
+  std::int32_t min_end, max_end;   // of its rows
+  std::int32_t row_end[max_rows];  // one past the last token each row sees; may be <= lead
+  std::int32_t q_index[max_rows];  // row of q, out and lse
+};
+
+template <int head_dim>
+struct SharedMemory {
+  alignas(1024) std::uint8_t stages[num_stages][StageLayout<head_dim>::bytes];
+  alignas(1024) std::uint8_t narrow_q[num_narrow_slots][max_narrow_rows * head_dim * 2];
+  alignas(1024) std::uint8_t narrow_p[2][max_narrow_rows * tile_tokens * 2];
+  float narrow_sums[4][max_narrow_rows];  // per warp
+  UnitSlot<max_narrow_rows> narrow_units[num_narrow_slots];
+  UnitSlot<max_wide_rows> wide_unit;
+  // full: the producer's arrival; empty: one per consuming warp.
+  std::uint64_t narrow_full[num_stages], narrow_empty[num_stages];
+  std::uint64_t k_full[num_stages], k_empty[num_stages], v_full[num_stages], v_empty[num_stages];
+  std::uint64_t narrow_unit_full[num_narrow_slots], narrow_unit_empty[num_narrow_slots];
+  std::uint64_t wide_unit_full, wide_unit_empty;
+};
+
+/// A position in a ring of `size` stages, and which way round it is.
+struct Ring {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance(int size) {
+    if (++stage == size) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+/// The units of a lane, one after the other.
+struct UnitCursor {
+  int item, head, left, next_item, next_head, next_left;
+
+  __device__ UnitCursor(const CtaWork::Lane& lane, int num_heads)
+      : item(lane.item_base + lane.begin[0] / num_heads),
+        head(lane.begin[0] % num_heads),
+        left(lane.end[0] - lane.begin[0]),
+        next_item(lane.item_base + lane.begin[1] / num_heads),
+        next_head(lane.begin[1] % num_heads),
+        next_left(lane.end[1] - lane.begin[1]) {}
+  __device__ __forceinline__ bool valid() const { return left > 0; }
+  __device__ __forceinline__ void advance(int num_heads) {
+    if (++head == num_heads) head = 0, ++item;
+    if (--left == 0) item = next_item, head = next_head, left = next_left, next_left = 0;
+  }
+};
+
+__device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
+  return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1];
+}
+
+/// Stages of the narrow ring, the first of the six; the others are the wide ring's. 96 KiB in flight are enough for
+/// the full bandwidth, and the wide consumers need three pairs of K and V.
+__device__ __forceinline__ int narrow_stages(const CtaWork& work) {
+  if (num_units(work.wide) == 0) return num_stages;
+  return num_units(work.narrow) == 0 ? 0 : num_stages / 2;
+}
+
+}  // namespace trunkline::kernels::sm90

@@ -1,0 +1,219 @@
+// The producers: one warp per ring that streams the tokens of the CTA's units into stages, without a break between
+// units. Page indices are read ahead of their copies, two units or 32 boxes.
+#pragma once
+
+#include "kernels/cuda/rows.cuh"
+#include "kernels/sm90/layout.cuh"
+
+namespace trunkline::kernels::sm90 {
+
+/// The stages of one lane as its producer sees them: the narrow consumer waits for K and V together, the wide ones for
+/// each apart.
+template <bool wide, int head_dim>
+class StageWriter {
+  using Layout = StageLayout<head_dim>;
+
+ public:
+  __device__ StageWriter(SharedMemory<head_dim>& shared, int first, int size)
+      : shared_(shared), first_(first), size_(size) {}
+  __device__ __forceinline__ std::uint8_t* k() const { return shared_.stages[first_ + ring_.stage]; }
+  __device__ __forceinline__ std::uint8_t* v() const { return k() + Layout::plane_bytes; }
+  __device__ __forceinline__ std::uint64_t* k_full() const {
+    return wide ? &shared_.k_full[ring_.stage] : &shared_.narrow_full[ring_.stage];
+  }
+  __device__ __forceinline__ std::uint64_t* v_full() const {
+    return wide ? &shared_.v_full[ring_.stage] : &shared_.narrow_full[ring_.stage];
+  }
+  __device__ __forceinline__ void wait_k_empty() const {
+    ptx::barrier_wait(wide ? &shared_.k_empty[ring_.stage] : &shared_.narrow_empty[ring_.stage], ring_.parity ^ 1);
+  }
+  __device__ __forceinline__ void wait_v_empty() const {
+    if constexpr (wide) ptx::barrier_wait(&shared_.v_empty[ring_.stage], ring_.parity ^ 1);
+  }
+  __device__ __forceinline__ void advance() { ring_.advance(size_); }
+
+ private:
+  SharedMemory<head_dim>& shared_;
+  int first_, size_;
+  Ring ring_;
+};
+
+/// The tokens of a unit, and where their pages are.
+struct TokenRun {
+  int table_row, begin, end, head;
+};
+
+/// Reads items ahead of their use: a lane of the plan as the tokens of its units.
+class TokenRuns {
+ public:
+  __device__ TokenRuns(const CudaParams& params, const CtaWork::Lane& lane)
+      : items_(cuda::plan_array<CudaItem>(params.plan, params.plan->items)),
+        num_heads_(params.attention.num_kv_heads),
+        cursor_(lane, num_heads_),
+        next_item_(&lane.first) {}
+  /// An empty run after the last.
+  __device__ __forceinline__ TokenRun next() {
+    if (!cursor_.valid()) return {0, 0, 0, 0};
+    const TokenRun run{__ldg(&next_item_->table_row), __ldg(&next_item_->token_begin), __ldg(&next_item_->token_end),
+                       cursor_.head};
+    cursor_.advance(num_heads_);
+    next_item_ = items_ + cursor_.item;
+    return run;
+  }
+
+ private:
+  const CudaItem* items_;
+  int num_heads_;
+  UnitCursor cursor_;
+  const CudaItem* next_item_;  // the first one has a copy beside the schedule
+};
+
+/// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.
+struct Box {
+  int page, group;
+};
+
+__device__ __forceinline__ Box find_box(const Arguments& args, const TokenRun& run, int box) {
+  const AttentionParams& a = args.params.attention;
+  const int token = box * args.box_tokens, entry = token / a.page_size;
+  if (token >= run.end) return {0, 0};
+  return {__ldg(a.table + run.table_row * a.table_stride + entry), (token - entry * a.page_size) / group_tokens};
+}
+
+/// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane.
+template <bool wide, int head_dim>
+__device__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
+                           const CtaWork::Lane& work, StageWriter<wide, head_dim> stage) {
+  using Layout = StageLayout<head_dim>;
+  const int lane = threadIdx.x % 32;
+  const int box_tokens = args.box_tokens, boxes = tile_tokens / box_tokens;  // boxes of a tile's plane, 1 to 8
+  const int box_bytes = box_tokens / group_tokens * Layout::group_bytes;
+  const int k_chunks = static_cast<int>(args.params.attention.k.head_stride / 64);  // of 64 elements, from head to head
+  const int v_chunks = static_cast<int>(args.params.attention.v.head_stride / 64);
+  const bool is_v = lane >= boxes;  // lanes [0, boxes) copy K, [boxes, 2 * boxes) V
+  const int my_box = lane & (boxes - 1);
+  TokenRuns runs(args.params, work);
+  TokenRun run = runs.next(), run1 = runs.next(), run2 = runs.next();
+  auto first_box = [&](const TokenRun& r) { return r.begin / box_tokens; };
+  Box found = find_box(args, run, first_box(run) + lane), found1 = find_box(args, run1, first_box(run1) + lane);
+  while (run.end > 0) {
+    const int end_box = (run.end + box_tokens - 1) / box_tokens;
+    const Box found2 = find_box(args, run2, first_box(run2) + lane);
+    const int chunk = run.head * (is_v ? v_chunks : k_chunks);
+    for (int window = first_box(run); window < end_box; window += 32) {
+      const Box ahead = window + 32 < end_box ? find_box(args, run, window + 32 + lane) : Box{0, 0};
+      for (int box = window; box < min(end_box, window + 32); box += boxes) {
+        const int count = min(boxes, end_box - box);
+        const int page = __shfl_sync(~0u, found.page, box - window + my_box);
+        const int group = __shfl_sync(~0u, found.group, box - window + my_box);
+        std::uint8_t* const to = stage.k() + my_box * box_bytes;
+        stage.wait_k_empty();
+        if constexpr (wide) {
+          if (lane == 0) ptx::barrier_expect(stage.k_full(), count * box_bytes);
+          __syncwarp();
+          if (lane < count) ptx::load_box(to, k_map, stage.k_full(), 0, 0, chunk, group, page);
+          stage.wait_v_empty();
+          if (lane == 0) ptx::barrier_expect(stage.v_full(), count * box_bytes);
+          __syncwarp();
+          if (is_v && lane < boxes + count) {
+            ptx::load_box(to + Layout::plane_bytes, v_map, stage.v_full(), 0, 0, chunk, group, page);
+          }
+        } else {
+          if (lane == 0) ptx::barrier_expect(stage.k_full(), 2 * count * box_bytes);
+          __syncwarp();
+          if (lane < 2 * boxes && my_box < count) {
+            ptx::load_box(to + (is_v ? Layout::plane_bytes : 0), is_v ? v_map : k_map, stage.k_full(), 0, 0, chunk,
+                          group, page);
+          }
+        }
+        stage.advance();
+      }
+      found = ahead;
+    }
+    run = run1, run1 = run2, run2 = runs.next();
+    found = found1, found1 = found2;
+  }
+}
+
+/// 16 bytes of a row to their swizzled place, piece by piece where the source is not aligned.
+__device__ __forceinline__ void gather_chunk(std::uint32_t to, const std::uint16_t* from, int alignment) {
+  if (alignment == 16) {
+    ptx::copy_16(to, from, true);
+    return;
+  }
+  std::uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    words[i] = __ldg(from + 2 * i) | static_cast<std::uint32_t>(__ldg(from + 2 * i + 1)) << 16;
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
+
+/// Without the copy engine, for pages and strides that its boxes do not fit: every lane finds the rows of two tokens,
+/// and all lanes copy them, a row's chunks side by side. A stage is published once the copies of the next one have been
+/// issued, so that two are in flight.
+template <bool wide, int head_dim>
+__device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, StageWriter<wide, head_dim> stage) {
+  using Layout = StageLayout<head_dim>;
+  const AttentionParams& a = args.params.attention;
+  const int lane = threadIdx.x % 32;
+  constexpr int chunks = head_dim / 8, rows_at_once = 32 / chunks;
+  const int chunk = lane % chunks, sub = lane / chunks;
+  TokenRuns runs(args.params, work);
+  StageWriter<wide, head_dim> filled = stage;  // the oldest stage not yet published
+  bool pending = false;
+  auto publish = [&]() {
+    ptx::fence_async();
+    __syncwarp();
+    if (lane == 0) {
+      ptx::barrier_arrive(filled.k_full());
+      if constexpr (wide) ptx::barrier_arrive(filled.v_full());
+    }
+    filled.advance();
+  };
+  for (TokenRun run = runs.next(); run.end > 0; run = runs.next()) {
+    for (int token = run.begin; token < run.end; token += tile_tokens) {
+      std::int64_t page[2];
+      int slot[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int t = min(token + i * 32 + lane, run.end - 1), entry = t / a.page_size;
+        page[i] = __ldg(a.table + run.table_row * a.table_stride + entry);
+        slot[i] = t - entry * a.page_size;
+      }
+      stage.wait_k_empty();
+      stage.wait_v_empty();
+#pragma unroll
+      for (int plane = 0; plane < 2; ++plane) {
+        const KvPlane& from = plane == 0 ? a.k : a.v;
+        const std::uint32_t to = ptx::shared_address(plane == 0 ? stage.k() : stage.v());
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const std::int64_t mine =
+              page[i] * from.page_stride + slot[i] * from.token_stride + run.head * from.head_stride;
+#pragma unroll 4
+          for (int r = 0; r < 32; r += rows_at_once) {
+            const std::int64_t offset = __shfl_sync(~0u, mine, r + sub);
+            const int row = i * 32 + r + sub;
+            if (token + row >= run.end) continue;
+            gather_chunk(to + row / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes + row % 8 * 128 +
+                             (chunk % 8 ^ row % 8) * 16,
+                         static_cast<const std::uint16_t*>(from.data) + offset + chunk * 8, args.gather_bytes);
+          }
+        }
+      }
+      ptx::copy_commit();
+      if (pending) {
+        ptx::copy_wait<1>();
+        publish();
+      }
+      pending = true;
+      stage.advance();
+    }
+  }
+  ptx::copy_wait<0>();
+  if (pending) publish();
+}
+
+}  // namespace trunkline::kernels::sm90

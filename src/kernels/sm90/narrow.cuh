@@ -1,0 +1,358 @@
+// The narrow lane: up to 16 rows, bound by bytes. One warpgroup; 64 tokens of KV are the M of wgmma and the rows its N,
+//     S^T = K Q^T,    P^T = exp(S^T - reference),    O^T += V^T P^T,
+// so that a handful of rows wastes nothing. The tiles of the CTA's units form one stream: the scores of the next tile,
+// of the next unit too, are computed under the softmax of this one, and one barrier per tile is all that the warps,
+// which hold 16 tokens each, need to agree.
+#pragma once
+
+#include "kernels/sm90/layout.cuh"
+#include "kernels/sm90/wgmma.cuh"
+#include "kernels/sm90/write_rows.cuh"
+
+namespace trunkline::kernels::sm90 {
+
+template <class T, int head_dim>
+class NarrowConsumer {
+  using Layout = StageLayout<head_dim>;
+  static constexpr int halves = Layout::halves;
+
+ public:
+  __device__ NarrowConsumer(const Arguments& args, SharedMemory<head_dim>& shared, int ring_size, int units)
+      : args_(args), shared_(shared), ring_size_(ring_size), units_left_(units) {}
+
+  __device__ void run() {
+    while (units_left_ > 0) {
+      wait_unit(unit_);
+      if (padded_rows(slot(unit_).num_rows) == 8) {
+        run_units<8>();
+      } else {
+        run_units<16>();
+      }
+    }
+  }
+
+ private:
+  using Slot = UnitSlot<max_narrow_rows>;
+
+  // The scores may exceed the reference by a factor of 256 before it moves: sums stay far from overflow. A first tile
+  // whose largest score is below 1/64 of the reference sets it too, so that f16 probabilities keep their precision.
+  static constexpr float headroom = 8.0f, footroom = -6.0f;
+
+  template <int N>
+  struct State {
+    static constexpr int columns = N / 4;  // rows of the batch that a thread has a part of: two per 8
+    float out[halves][N / 2];
+    float reference[columns], sum[columns];  // base 2; sums over this thread's tokens
+    float last_reference[columns];           // of the unit before, which is written when its last values are in
+    int tile;
+    bool unwritten;  // there is such a unit
+  };
+
+  /// Unit after unit of up to N rows, until the stream ends or the width changes.
+  template <int N>
+  __device__ __forceinline__ void run_units() {
+    State<N> state;
+    state.tile = 0;
+    state.unwritten = false;
+    float a[N / 2], b[N / 2];
+    ptx::barrier_wait(&shared_.narrow_full[keys_.stage], keys_.parity);
+    issue_scores<N>(a, keys_.stage, unit_.stage);
+    keys_.advance(ring_size_);
+    products_wait<0>();
+    products_are_in(a);
+    while (true) {
+      if (!step(state, a, b)) break;
+      if (!step(state, b, a)) break;
+    }
+    hand_over_sums(state);
+    products_wait<0>();
+    values_are_in(state);
+    release_stage();
+    ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
+    write_unit(state);
+  }
+
+  /// One tile, whose scores are here: `next` becomes those of the next one. False at the end of the run.
+  template <int N>
+  __device__ __forceinline__ bool step(State<N>& state, float (&scores)[N / 2], float (&next)[N / 2]) {
+    const Slot& unit = slot(unit_);
+    const int tile = state.tile;
+    const bool last = tile + 1 == unit.num_tiles;
+    // Without a next tile this one is scored once more, for nothing: wgmma wants no decisions while it runs.
+    Ring next_unit = unit_;
+    bool more = true;
+    if (last) {
+      next_unit.advance(num_narrow_slots);
+      more = units_left_ > 1;
+      if (more) {
+        wait_unit(next_unit);
+        more = padded_rows(slot(next_unit).num_rows) == N;
+      }
+    }
+    const int next_stage = more ? keys_.stage : values_.stage;
+    const int next_queries = more ? next_unit.stage : unit_.stage;
+    if (more) {
+      ptx::barrier_wait(&shared_.narrow_full[next_stage], keys_.parity);
+      keys_.advance(ring_size_);
+    }
+    issue_scores<N>(next, next_stage, next_queries);
+
+    if (tile == 0) {
+      if (state.unwritten) hand_over_sums(state);
+#pragma unroll
+      for (int c = 0; c < State<N>::columns; ++c) state.reference[c] = state.sum[c] = 0;
+    }
+    const int begin = tile * tile_tokens;
+    std::uint8_t* const v = shared_.stages[values_.stage] + Layout::plane_bytes;
+    if (begin + tile_tokens > unit.max_end) zero_tokens(v, max(unit.max_end - begin, 0));
+    std::uint32_t p[N / 4];
+    float tile_sum[State<N>::columns];
+    bool moves = false;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) scores[i] *= args_.scale_log2;
+    if (begin + tile_tokens > unit.min_end || (tile == 0 && unit.lead > 0)) mask<N>(unit, begin, scores);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) moves |= scores[i] > state.reference[column(i)] + headroom;
+    if (tile == 0) moves |= far_below<N>(scores);
+    probabilities<N>(state, scores, p, tile_sum);
+    const std::uint32_t p_at = ptx::shared_address(shared_.narrow_p[p_buffer_]);
+    store_probabilities<N>(p_at, p);
+    ptx::fence_async();
+
+    products_wait<0>();  // the values of the last tile and the next scores, under this softmax
+    values_are_in(state);
+    products_are_in(next);
+    if (tile > 0 || state.unwritten) release_stage();
+    moves = ptx::sync_threads_or(static_cast<int>(Barrier::narrow), warpgroup, moves);
+    if (tile == 0 && state.unwritten) write_unit(state);
+    if (moves) {
+      move_reference<N>(state, scores, p, tile_sum);
+      store_probabilities<N>(p_at, p);
+      ptx::fence_async();
+      ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
+    }
+    add_values<N>(state, ptx::shared_address(v), p_at);
+#pragma unroll
+    for (int c = 0; c < State<N>::columns; ++c) state.sum[c] += tile_sum[c];
+    values_.advance(ring_size_);
+    p_buffer_ ^= 1;
+    ++state.tile;
+    if (last) {
+      state.tile = 0;
+      state.unwritten = true;
+      --units_left_;
+      unit_.advance(num_narrow_slots);
+    }
+    return more;
+  }
+
+  // A thread's scores i are of batch row 8 * (i / 4) + 2 * (lane % 4) + i % 2 and token 16 * warp + lane / 4 (+ 8).
+  static __device__ __forceinline__ int column(int i) { return i / 4 * 2 + i % 2; }
+  static __device__ __forceinline__ int row_of(int column) {
+    return column / 2 * 8 + static_cast<int>(threadIdx.x % 4) * 2 + column % 2;
+  }
+  static __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x / 32 % 4); }
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  __device__ __forceinline__ Slot& slot(const Ring& unit) { return shared_.narrow_units[unit.stage]; }
+  __device__ __forceinline__ void wait_unit(const Ring& unit) {
+    ptx::barrier_wait(&shared_.narrow_unit_full[unit.stage], unit.parity);
+  }
+
+  template <int N>
+  __device__ __forceinline__ void issue_scores(float (&scores)[N / 2], int stage, int q_slot) {
+    const std::uint64_t k = operand(ptx::shared_address(shared_.stages[stage]), 16, Layout::group_bytes);
+    const std::uint64_t q = operand(ptx::shared_address(shared_.narrow_q[q_slot]), 16, 1024);
+    products_begin();
+#pragma unroll
+    for (int i = 0; i < head_dim / 16; ++i) {
+      product<T, N, 0>(scores, k + (i / 4 * Layout::half_bytes + i % 4 * 32) / 16,
+                       q + (i / 4 * N * 128 + i % 4 * 32) / 16, i != 0);
+    }
+    products_commit();
+  }
+
+  template <int N>
+  __device__ __forceinline__ void add_values(State<N>& state, std::uint32_t v_at, std::uint32_t p_at) {
+    const std::uint64_t v = operand(v_at, Layout::half_bytes, Layout::group_bytes), p = operand(p_at, 16, 1024);
+    products_begin();
+#pragma unroll
+    for (int h = 0; h < halves; ++h) {
+#pragma unroll
+      for (int i = 0; i < tile_tokens / 16; ++i) {
+        product<T, N, 1>(state.out[h], v + (h * Layout::half_bytes + i * 2 * Layout::group_bytes) / 16, p + i * 32 / 16,
+                         state.tile > 0 || i > 0);
+      }
+    }
+    products_commit();
+  }
+
+  template <int N>
+  static __device__ __forceinline__ void values_are_in(State<N>& state) {
+#pragma unroll
+    for (int h = 0; h < halves; ++h) products_are_in(state.out[h]);
+  }
+
+  /// The stage whose values have been added.
+  __device__ __forceinline__ void release_stage() {
+    if (lane() == 0) ptx::barrier_arrive(&shared_.narrow_empty[done_.stage]);
+    done_.advance(ring_size_);
+  }
+
+  /// Zeroes the values from `first` on: a probability of 0 does not undo a NaN.
+  static __device__ __forceinline__ void zero_tokens(std::uint8_t* v, int first) {
+    for (int i = static_cast<int>(threadIdx.x % warpgroup); i < (tile_tokens - first) * (head_dim / 8);
+         i += warpgroup) {
+      const int token = first + i / (head_dim / 8), chunk = i % (head_dim / 8);
+      *reinterpret_cast<uint4*>(v + token / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes + token % 8 * 128 +
+                                chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  template <int N>
+  __device__ __forceinline__ void mask(const Slot& unit, int begin, float (&scores)[N / 2]) {
+    const int token = begin + warp() * 16 + lane() / 4;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const int at = token + i / 2 % 2 * 8;
+      if (at < unit.lead || at >= unit.row_end[row_of(column(i))]) scores[i] = -INFINITY;
+    }
+  }
+
+  /// Whether some row's scores in this warp's tokens are all far below 0, the first reference.
+  template <int N>
+  static __device__ __forceinline__ bool far_below(const float (&scores)[N / 2]) {
+    bool below = false;
+#pragma unroll
+    for (int i = 0; i < N / 2; i += 4) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float high = fmaxf(scores[i + j], scores[i + j + 2]);
+        const unsigned mine = 0x11111111u << (lane() % 4);  // lanes that hold the same row
+        const unsigned seen = __ballot_sync(~0u, high > -INFINITY) & mine;
+        const unsigned near = __ballot_sync(~0u, high > footroom) & mine;
+        below |= seen != 0 && near == 0;
+      }
+    }
+    return below;
+  }
+
+  template <int N>
+  static __device__ __forceinline__ void probabilities(const State<N>& state, const float (&scores)[N / 2],
+                                                       std::uint32_t (&p)[N / 4], float (&sum)[N / 4]) {
+#pragma unroll
+    for (int c = 0; c < N / 4; c += 2) {
+      const int i = c * 2;  // tokens t: scores i, i + 1 of the rows of columns c, c + 1; tokens t + 8: i + 2, i + 3
+      const float a = ptx::exp2(scores[i] - state.reference[c]), b = ptx::exp2(scores[i + 1] - state.reference[c + 1]);
+      const float e = ptx::exp2(scores[i + 2] - state.reference[c]),
+                  f = ptx::exp2(scores[i + 3] - state.reference[c + 1]);
+      sum[c] = a + e;
+      sum[c + 1] = b + f;
+      p[c] = ptx::pack<T>(a, b);
+      p[c + 1] = ptx::pack<T>(e, f);
+    }
+  }
+
+  /// P^T lies as B: a row's 64 tokens side by side, one swizzled tile per 8 rows.
+  template <int N>
+  static __device__ __forceinline__ void store_probabilities(std::uint32_t to, const std::uint32_t (&p)[N / 4]) {
+    const int row = lane() % 8, chunk = 2 * warp() + lane() / 8 % 2;
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+      ptx::store_transposed(to + j * 1024 + row * 128 + (chunk ^ row) * 16, p[2 * j], p[2 * j + 1]);
+    }
+  }
+
+  /// The rare case: some score is too far from its row's reference. Moves every row's reference to the largest score so
+  /// far and computes this tile's probabilities again.
+  template <int N>
+  __device__ __forceinline__ void move_reference(State<N>& state, const float (&scores)[N / 2],
+                                                 std::uint32_t (&p)[N / 4], float (&sum)[N / 4]) {
+    constexpr int columns = State<N>::columns;
+    auto* const exchange =
+        reinterpret_cast<float (*)[max_narrow_rows]>(shared_.narrow_p[p_buffer_]);  // about to be rewritten
+    float high[columns];
+#pragma unroll
+    for (int c = 0; c < columns; ++c) {
+      const int i = c / 2 * 4 + c % 2;
+      high[c] = fmaxf(scores[i], scores[i + 2]);
+#pragma unroll
+      for (int x = 4; x < 32; x *= 2) high[c] = fmaxf(high[c], __shfl_xor_sync(~0u, high[c], x));
+    }
+    if (lane() < 4) {
+#pragma unroll
+      for (int c = 0; c < columns; ++c) exchange[warp()][row_of(c)] = high[c];
+    }
+    ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
+#pragma unroll
+    for (int c = 0; c < columns; ++c) {
+      const int row = row_of(c);
+      high[c] = fmaxf(fmaxf(exchange[0][row], exchange[1][row]), fmaxf(exchange[2][row], exchange[3][row]));
+    }
+    ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
+#pragma unroll
+    for (int c = 0; c < columns; ++c) {
+      const int i = c / 2 * 4 + c % 2;
+      const float old = state.reference[c];
+      float moved = state.tile == 0 ? high[c] : fmaxf(high[c], old);
+      if (moved == -INFINITY) moved = old;                                // no token seen yet
+      const float factor = state.tile == 0 ? 1 : ptx::exp2(old - moved);  // nothing is summed before the first tile
+      state.reference[c] = moved;
+      state.sum[c] *= factor;
+#pragma unroll
+      for (int h = 0; h < halves; ++h) {
+        state.out[h][i] *= factor;
+        state.out[h][i + 2] *= factor;
+      }
+    }
+    probabilities<N>(state, scores, p, sum);
+  }
+
+  /// The sums of the unit whose last values are on their way, to all warps. Its queries are no longer needed: the sums
+  /// take their place.
+  template <int N>
+  __device__ __forceinline__ void hand_over_sums(State<N>& state) {
+    auto* const sums = reinterpret_cast<float (*)[max_narrow_rows]>(shared_.narrow_q[unwritten_.stage]);
+#pragma unroll
+    for (int c = 0; c < State<N>::columns; ++c) {
+      state.last_reference[c] = state.reference[c];
+#pragma unroll
+      for (int x = 4; x < 32; x *= 2) state.sum[c] += __shfl_xor_sync(~0u, state.sum[c], x);
+      if (lane() < 4) sums[warp()][row_of(c)] = state.sum[c];
+    }
+  }
+
+  /// After a barrier after hand_over_sums, and with the last values in.
+  template <int N>
+  __device__ __forceinline__ void write_unit(const State<N>& state) {
+    const Slot& unit = slot(unwritten_);
+    const auto* const sums = reinterpret_cast<const float (*)[max_narrow_rows]>(shared_.narrow_q[unwritten_.stage]);
+    const RowWriter<T, head_dim> writer(args_.params.attention, unit.head, unit.partial_begin);
+#pragma unroll
+    for (int c = 0; c < State<N>::columns; ++c) {
+      const int row = row_of(c);
+      if (row >= unit.num_rows) continue;
+      const float sum = sums[0][row] + sums[1][row] + sums[2][row] + sums[3][row];
+      const float factor = sum > 0 ? 1 / sum : 0;
+      const auto at = writer.row(row, unit.row_begin, unit.q_index[row]);
+      const int i = c / 2 * 4 + c % 2, d = warp() * 16 + lane() / 4;
+#pragma unroll
+      for (int h = 0; h < halves; ++h) {
+        at.write(h * 64 + d, state.out[h][i] * factor);
+        at.write(h * 64 + d + 8, state.out[h][i + 2] * factor);
+      }
+      if (warp() == 0 && lane() < 4) at.write_lse(state.last_reference[c], sum);
+    }
+    __syncwarp();
+    if (lane() == 0) ptx::barrier_arrive(&shared_.narrow_unit_empty[unwritten_.stage]);
+    unwritten_.advance(num_narrow_slots);
+  }
+
+  const Arguments& args_;
+  SharedMemory<head_dim>& shared_;
+  int ring_size_, units_left_;
+  Ring keys_, values_, done_;  // the next tile to score, the one whose values come next, the oldest not yet released
+  Ring unit_, unwritten_;      // the one that is being worked on, the oldest whose result is not yet written
+  int p_buffer_ = 0;
+};
+
+}  // namespace trunkline::kernels::sm90
