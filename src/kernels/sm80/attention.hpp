@@ -9,7 +9,7 @@ namespace trunkline::kernels::sm80 {
 bool supports(int head_dim, Element q, Element kv);
 
 /// The most rows of one item, per lane of the plan.
-inline constexpr int max_wide_rows = 64;
+inline constexpr int max_wide_rows = 128;
 inline constexpr int max_narrow_rows = 16;
 
 /// Once per device and kernel, before the first launch: raises shared-memory limits and returns how many CTAs of this

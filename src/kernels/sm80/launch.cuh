@@ -23,7 +23,7 @@ int num_stages(cudaError_t& error) {
   read(per_cta, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   read(reserved, cudaDevAttrReservedSharedMemoryPerBlock);
   if (error != cudaSuccess) return 0;
-  constexpr int beside = Sizes<D>::q_bytes + static_cast<int>(sizeof(Shared<T>));
+  constexpr int beside = Sizes<D>::q_bytes + static_cast<int>(sizeof(Shared<T, D>));
   const int of_two = (per_sm / 2 - reserved - beside) / Sizes<D>::stage_bytes;
   const int of_one = (per_cta - beside) / Sizes<D>::stage_bytes;
   return std::clamp(of_two >= 2 ? of_two : of_one, 0, Sizes<D>::max_stages);
@@ -45,8 +45,7 @@ int Kernels<E, D>::prepare() {
   cudaError_t error = cudaSuccess;
   const int stages = num_stages<T, D>(error);
   if (error != cudaSuccess) return -error;
-  // Where q passes through the ring's last stage, the first tile needs another.
-  if (stages < (Queries<D>::in_registers ? 2 : 1)) return -cudaErrorInvalidConfiguration;
+  if (stages < Sizes<D>::min_stages) return -cudaErrorInvalidConfiguration;
   const auto kernel = attend_items<T, D>;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ring_bytes<D>(stages));
   if (error != cudaSuccess) return -error;

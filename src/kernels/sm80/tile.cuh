@@ -16,11 +16,21 @@ namespace trunkline::kernels::sm80 {
 inline constexpr int num_warps = 4;
 inline constexpr int num_threads = 32 * num_warps;
 inline constexpr int fragment_rows = 16;  // of mma's A
-inline constexpr int tile_tokens = 64;    // a fragment's k for each warp when they share the tile
+inline constexpr int tile_tokens = 64;    // a fragment's k for each warp when all share the tile
 
 template <int D>
 __device__ inline std::uint32_t chunk_offset(int row, int chunk) {
   return static_cast<std::uint32_t>(row * D * 2 + ((chunk ^ (row & 7)) << 4));
+}
+
+/// The address of chunk `chunk` (0 or 1) of a row of the tile at `tile`; `at_pair` moves it to chunk + 2 * pair. All
+/// of a lane's ldmatrix addresses come from one such register.
+template <int D>
+__device__ inline std::uint32_t chunk_address(std::uint32_t tile, int row, int chunk) {
+  return tile + chunk_offset<D>(row, chunk);
+}
+__device__ inline std::uint32_t at_pair(std::uint32_t address, int pair) {
+  return (address ^ (pair % 4 << 5)) + pair / 4 * 128;  // tiles and rows begin on 128 bytes
 }
 
 /// Copies Rows rows of head_dim elements (a multiple of 8) to `destination`, zeros for null rows and past head_dim.
@@ -29,7 +39,7 @@ template <class T, int D, int Rows>
 __device__ inline void copy_rows(std::uint32_t destination, const T* const* rows, int head_dim, bool aligned) {
   constexpr int chunks = D / 8, rows_at_once = num_threads / chunks;
   const int chunk = static_cast<int>(threadIdx.x) % chunks, first_row = static_cast<int>(threadIdx.x) / chunks;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < Rows / rows_at_once; ++i) {
     const int row = first_row + i * rows_at_once;
     const T* const source = rows[row];
@@ -51,53 +61,54 @@ __device__ inline void copy_rows(std::uint32_t destination, const T* const* rows
   }
 }
 
-/// A warp's 16 rows of q as mma's A. In registers, unless head_dim leaves no room for them.
-template <int D>
+/// A warp's rows of q as mma's A, Fragments times 16 rows that lie `fragment_stride` rows apart. In registers, unless
+/// there is no room for them.
+template <int D, int Fragments>
 struct Queries {
-  static constexpr bool in_registers = D <= 128;
-  std::uint32_t fragments[in_registers ? D / 16 : 1][4];
-  std::uint32_t rows;  // in shared memory, chunk_offset's layout
+  static constexpr bool in_registers = Fragments * D <= 128;
 
-  __device__ void load(std::uint32_t first_row) {
-    rows = first_row;
+  /// `rows` in shared memory, chunk_offset's layout; they stay there if not in_registers.
+  __device__ Queries(std::uint32_t rows, int fragment_stride)
+      : address_(chunk_address<D>(rows, threadIdx.x % 16, threadIdx.x % 32 / 16)), stride_(fragment_stride * D * 2) {
     if constexpr (in_registers) {
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) load_fragment(k, fragments[k]);
+      for (int f = 0; f < Fragments; ++f) {
+#pragma unroll
+        for (int k = 0; k < D / 16; ++k) load(f, k, words_[f][k]);
+      }
     }
   }
-  __device__ void get(int k, std::uint32_t (&a)[4]) const {
+  __device__ void get(int fragment, int k, std::uint32_t (&a)[4]) const {
     if constexpr (in_registers) {
-      for (int i = 0; i < 4; ++i) a[i] = fragments[k][i];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = words_[fragment][k][i];
     } else {
-      load_fragment(k, a);
+      load(fragment, k, a);
     }
   }
 
  private:
-  __device__ void load_fragment(int k, std::uint32_t (&a)[4]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    load_matrices(a, rows + chunk_offset<D>(lane % 16, 2 * k + lane / 16));
+  __device__ void load(int fragment, int k, std::uint32_t (&a)[4]) const {
+    load_matrices(a, at_pair(address_, k) + fragment * stride_);
   }
+
+  std::uint32_t address_;
+  int stride_;
+  std::uint32_t words_[in_registers ? Fragments : 1][in_registers ? D / 16 : 1][4];
 };
 
-/// Which positions a thread's two rows (lane / 4 and 8 more) see: [begin[i], end[i]).
+/// Which positions a thread's two rows of a fragment (lane / 4 and 8 more) see: [begin[i], end[i]).
 struct Visible {
   std::int32_t begin[2], end[2];
 };
 
-/// The online softmax of a warp's 16 rows: out = sum of 2^(x - most) v, sum = that of the weights, over the thread's
+/// The online softmax of a fragment's 16 rows: out = sum of 2^(x - most) v, sum = that of the weights over the thread's
 /// own columns of x. Scores x are in base 2.
 template <int D>
 struct Softmax {
-  float out[D / 8][4];
-  float most[2], sum[2];
-
-  __device__ void clear() {
-#pragma unroll
-    for (auto& fragment : out) fragment[0] = fragment[1] = fragment[2] = fragment[3] = 0.0f;
-    most[0] = most[1] = -INFINITY;
-    sum[0] = sum[1] = 0.0f;
-  }
+  float out[D / 8][4] = {};
+  float most[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {};
 };
 
 __device__ inline float power_of_2(float x) {
@@ -109,27 +120,11 @@ __device__ inline float power_of_2(float x) {
 /// What to subtract from scores whose largest is `most`: anything finite will do where there is none.
 __device__ inline float base_of(float most) { return most == -INFINITY ? 0.0f : most; }
 
-/// One warp: 16 rows over Tokens tokens, whose K and V rows begin at `keys` and `values` (multiples of 8 rows into the
-/// tile) and whose first has position `position`. scale: of q.k, to base 2. masked: some row does not see all of them.
-template <class T, int D, int Tokens>
-__device__ inline void attend(const Queries<D>& queries, std::uint32_t keys, std::uint32_t values, float scale,
-                              bool masked, std::int32_t position, const Visible& visible, Softmax<D>& state) {
+/// One step of the softmax: raw scores q.k of 16 rows and Tokens tokens become weights, and the state's sums follow.
+template <int D, int Tokens>
+__device__ inline void weigh(float (&scores)[Tokens / 8][4], float scale, bool masked, std::int32_t position,
+                             const Visible& visible, Softmax<D>& state) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-
-  float scores[Tokens / 8][4] = {};
-#pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
-    std::uint32_t a[4];
-    queries.get(k, a);
-#pragma unroll
-    for (int n = 0; n < Tokens / 16; ++n) {
-      std::uint32_t b[4];  // tokens 0..7 and 8..15, each with its two halves of k
-      load_matrices(b, keys + chunk_offset<D>(16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
-      multiply_add<T>(scores[2 * n], a, b[0], b[1]);
-      multiply_add<T>(scores[2 * n + 1], a, b[2], b[3]);
-    }
-  }
-
   float most[2] = {state.most[0], state.most[1]};
 #pragma unroll
   for (int n = 0; n < Tokens / 8; ++n) {
@@ -155,9 +150,9 @@ __device__ inline void attend(const Queries<D>& queries, std::uint32_t keys, std
     state.sum[h] *= shrink[h];
   }
 #pragma unroll
-  for (auto& fragment : state.out) {
-    fragment[0] *= shrink[0], fragment[1] *= shrink[0];
-    fragment[2] *= shrink[1], fragment[3] *= shrink[1];
+  for (auto& words : state.out) {
+    words[0] *= shrink[0], words[1] *= shrink[0];
+    words[2] *= shrink[1], words[3] *= shrink[1];
   }
 #pragma unroll
   for (int n = 0; n < Tokens / 8; ++n) {
@@ -167,18 +162,63 @@ __device__ inline void attend(const Queries<D>& queries, std::uint32_t keys, std
       state.sum[i / 2] += scores[n][i];
     }
   }
+}
+
+/// One warp: its rows over Tokens tokens, whose K and V rows begin at `keys` and `values` (multiples of 8 rows into the
+/// tile) and whose first has position `position`. scale: of q.k, to base 2. masked: some row does not see all of them.
+template <class T, int D, int Fragments, int Tokens>
+__device__ inline void attend(const Queries<D, Fragments>& queries, std::uint32_t keys, std::uint32_t values,
+                              float scale, bool masked, std::int32_t position, const Visible (&visible)[Fragments],
+                              Softmax<D> (&state)[Fragments]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint32_t key = chunk_address<D>(keys, lane / 16 * 8 + lane % 8, lane / 8 % 2);
+  const std::uint32_t value = chunk_address<D>(values, lane % 16, lane / 16);
+
+  float scores[Fragments][Tokens / 8][4] = {};
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    std::uint32_t a[Fragments][4];
+#pragma unroll
+    for (int f = 0; f < Fragments; ++f) queries.get(f, k, a[f]);
+#pragma unroll
+    for (int n = 0; n < Tokens / 16; ++n) {
+      std::uint32_t b[4];  // tokens 0..7 and 8..15, each with its two halves of k
+      load_matrices(b, at_pair(key, k) + 16 * n * D * 2);
+#pragma unroll
+      for (int f = 0; f < Fragments; ++f) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          // Summed outside the matrix unit, to nearest: a lse must not drift with head_dim.
+          float products[4] = {};
+          multiply_add<T>(products, a[f], b[2 * half], b[2 * half + 1]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) scores[f][2 * n + half][i] += products[i];
+        }
+      }
+    }
+  }
+
+#pragma unroll
+  for (int f = 0; f < Fragments; ++f) weigh<D, Tokens>(scores[f], scale, masked, position, visible[f], state[f]);
 
 #pragma unroll
   for (int n = 0; n < Tokens / 16; ++n) {
-    const auto &low = scores[2 * n], &high = scores[2 * n + 1];
-    const std::uint32_t weights[4] = {cuda::pack<T>(low[0], low[1]), cuda::pack<T>(low[2], low[3]),
-                                      cuda::pack<T>(high[0], high[1]), cuda::pack<T>(high[2], high[3])};
+    std::uint32_t weights[Fragments][4];
+#pragma unroll
+    for (int f = 0; f < Fragments; ++f) {
+      const auto &low = scores[f][2 * n], &high = scores[f][2 * n + 1];
+      weights[f][0] = cuda::pack<T>(low[0], low[1]), weights[f][1] = cuda::pack<T>(low[2], low[3]);
+      weights[f][2] = cuda::pack<T>(high[0], high[1]), weights[f][3] = cuda::pack<T>(high[2], high[3]);
+    }
 #pragma unroll
     for (int d = 0; d < D / 16; ++d) {
       std::uint32_t b[4];  // columns 0..7 and 8..15, each with its two halves of tokens
-      load_matrices_transposed(b, values + chunk_offset<D>(16 * n + lane % 16, 2 * d + lane / 16));
-      multiply_add<T>(state.out[2 * d], weights, b[0], b[1]);
-      multiply_add<T>(state.out[2 * d + 1], weights, b[2], b[3]);
+      load_matrices_transposed(b, at_pair(value, d) + 16 * n * D * 2);
+#pragma unroll
+      for (int f = 0; f < Fragments; ++f) {
+        multiply_add<T>(state[f].out[2 * d], weights[f], b[0], b[1]);
+        multiply_add<T>(state[f].out[2 * d + 1], weights[f], b[2], b[3]);
+      }
     }
   }
 }
