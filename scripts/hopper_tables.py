@@ -50,8 +50,18 @@ def best_peer(peers, case):
     for entry in peers["decode"]:
         if all(entry[field] == case.get(field) for field in ("batch", "shared", "unique", "heads")):
             system = min(entry["cold_us"], key=entry["cold_us"].get)
-            return peers["systems"][system].split(",")[0], entry["cold_us"][system]
+            return peers["systems"][system]["name"], entry["cold_us"][system]
     return None
+
+
+def peer_line(rows, peers):
+    kernel = best_kernel(rows)
+    pairs = [(row, best_peer(peers, row["case"])) for row in rows
+             if row["kernel"].endswith(kernel) and row["strategy"] == "auto"]
+    speedups = [peer[1] / cold(row) for row, peer in pairs if peer]
+    faster = sum(speedup > 1 for speedup in speedups)
+    return (f"Faster than the best peer on {faster} of {len(speedups)} shapes, {geometric_mean(speedups):.2f} times in "
+            "the geometric mean.") if speedups else ""
 
 
 def error(row):
@@ -168,7 +178,7 @@ def never_slower_line(results):
 
 def provenance(name, result):
     gpu = result["device"].get("gpu", {})
-    return f"`hopper_{name}.json`: commit {result['commit']}, {gpu.get('name', '?')}, driver {gpu.get('driver', '?')}"
+    return f"`hopper_{name}.json`: commit {result['commit']}, {gpu.get('name', '?')}, CUDA {gpu.get('cuda_runtime', '?')}"
 
 
 def page(folder):
@@ -185,16 +195,16 @@ graph: {decode['rows'][0]['empty_us']['median']:.1f} us). Every row was held aga
 first.
 
 Floor: the longer of reading exactly the distinct pages once, by the fastest of three readers, and the operations at the
-rate of a cuBLAS product of 8192 cubed ({decode['rows'][0]['matrix_tflops']:.0f} TFLOP/s in this run) plus an empty
-graph. Floor and kernels take turns in one process.
+rate of a cuBLAS product of 8192 cubed (the fastest ten in a row, {decode['rows'][0]['matrix_tflops']:.0f} TFLOP/s in
+this run) plus an empty graph. Floor and kernels take turns in one process.
 
 ## Decode, against the best of its peers
 
 {decode_table(decode['rows'], peers)}
 
-{summary_line(decode['rows'])}
+{peer_line(decode['rows'], peers)} {summary_line(decode['rows'])}
 
-Peers: {peers['source']}.
+Peers: {peers['source']}. {'; '.join(f"{s['name']}: {s['what']}" for s in peers['systems'].values())}.
 
 ## Kernels and methods in one run
 
@@ -206,7 +216,8 @@ Peers: {peers['source']}.
             rows = results[name]["rows"]
             parts.append(f"## {title}\n\n{grid_table(rows)}\n\n{summary_line(rows)}")
     comparing = [result for name, result in results.items() if name == "decode" or name in GRIDS]
-    parts.append(f"## Never slower\n\n{never_slower_line(comparing)}")
+    if never_slower_line(comparing):
+        parts.append(f"## Never slower\n\n{never_slower_line(comparing)}")
     if "prefill" in results:
         parts.append(f"## Chunked prefill over a shared prefix\n\n{prefill_table(results['prefill']['rows'])}")
     if "layers" in results:
@@ -233,5 +244,5 @@ def readme_results(folder):
 
 {table(header, lines)}
 
-{summary_line(decode['rows'])} The floor is measured in the same run: the longer of reading the distinct pages once and
+{peer_line(decode['rows'], peers)} {summary_line(decode['rows'])} The floor is measured in the same run: the longer of reading the distinct pages once and
 the operations at cuBLAS' rate. All figures: [docs/benchmarks/hopper.md](docs/benchmarks/hopper.md)."""

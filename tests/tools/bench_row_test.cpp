@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <string>
 
@@ -146,6 +147,27 @@ TEST(BenchOptions, CasesByNumber) {
   for (const char* bad : {"0", "6", "1-6", "3-2", "a", "1,,2", "-1", "1-", " 1", "99999999999"}) {
     EXPECT_THROW(parse_case_numbers(bad, 5), Error) << bad;
   }
+}
+
+/// The grids that the project is measured on, beside the source tree; and those in it.
+TEST(BenchOptions, EveryGridParses) {
+  const std::filesystem::path root = TRUNKLINE_SOURCE_DIR;
+  int cases = 0;
+  for (const auto& folder : {root / "bench/grids", root / "../shared/grids"}) {
+    if (!std::filesystem::exists(folder)) continue;
+    for (const auto& file : std::filesystem::directory_iterator(folder)) {
+      if (file.path().stem() == "tk_port_correctness") continue;  // a product of values, not a list of cases
+      const Grid grid = load_grid(file.path().string());
+      EXPECT_FALSE(grid.cases.empty()) << file.path();
+      for (const GridCase& shape : grid.cases) {
+        const SyntheticBatch batch(paths_of(shape), {shape.qo_len}, shape.page_size, PageOrder::sequential, 1);
+        EXPECT_LT(batch.num_pages() * Problem::page_bytes(BenchOptions().problem_shape(shape)), std::int64_t{139} << 30)
+            << file.path() << " " << shape.label();
+        ++cases;
+      }
+    }
+  }
+  EXPECT_GE(cases, 16);
 }
 
 TEST(BenchOptions, KernelsAndCtas) {

@@ -98,10 +98,10 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
   return spec;
 }
 
-DeviceSpec load_device_spec(const std::string& name, int num_threads) {
+DeviceSpec load_device_spec(const std::string& name, int num_threads, Device device) {
   if (name == "h200") return DeviceSpec::h200();
   if (name == "cpu") return DeviceSpec::generic_cpu(num_threads);
-  if (name == "measure") return calibrate(Device{}, num_threads);
+  if (name == "measure") return calibrate(device, num_threads);
   return device_spec_from_json(read_json(name), name);
 }
 

@@ -133,7 +133,7 @@ Device BackendOptions::device() const {
 
 std::optional<DeviceSpec> BackendOptions::spec() const {
   if (device_spec.empty()) return std::nullopt;
-  return load_device_spec(device_spec, num_threads());
+  return load_device_spec(device_spec, num_threads(), device());
 }
 
 ExecutionOptions BackendOptions::execution() const {

@@ -62,7 +62,7 @@ class Bench {
 
   void run() {
     const Stopwatch watch;
-    rates_.matrix_rate = measure_matrix_rate(meter_.stream());
+    rate_ = measure_matrix_rate(meter_.stream());
     {
       Progress progress("bench", static_cast<std::int64_t>(grid_.cases.size()));
       std::int64_t done = 0;
@@ -96,7 +96,7 @@ class Bench {
     measurement.check_results();
     measurement.time();
     result_.set_device(measurement.attention());
-    for (Json& row : measurement.rows(grid_.name, rates_)) result_.add_row(std::move(row));
+    for (Json& row : measurement.rows(grid_.name, rate_)) result_.add_row(std::move(row));
   }
 
   void finish() {
@@ -110,9 +110,10 @@ class Bench {
     print_layers(result_["rows"], text_);
     print_summary(result_["summary"], text_);
     print_skipped(skipped_, text_);
-    fmt::print(text_, "{}; cold: after reading {}; {} replays each; matrix rate {:.0f} TFLOP/s\n",
+    fmt::print(text_, "{}; cold: after reading {}; {} replays each; matrix rate {:.0f} TFLOP/s, sustained {:.0f}\n",
                result_["device"]["gpu"]["name"].get<std::string>(),
-               format_bytes(static_cast<double>(Meter::flush_bytes())), options_.repeats, rates_.matrix_rate * 1e-12);
+               format_bytes(static_cast<double>(Meter::flush_bytes())), options_.repeats, rate_.burst * 1e-12,
+               rate_.sustained * 1e-12);
     result_.write(options_.json);
     require_correct(result_["rows"]);
     if (result_["rows"].empty() && !skipped_.empty()) {
@@ -126,7 +127,7 @@ class Bench {
   Result result_;
   std::FILE* text_;
   Meter meter_;
-  DeviceRates rates_;
+  MatrixRate rate_{};
   Json skipped_ = Json::array();
 };
 

@@ -117,13 +117,13 @@ void CaseMeasurement::time() {
   }
 }
 
-Json CaseMeasurement::rows(const std::string& grid, const DeviceRates& rates) const {
+Json CaseMeasurement::rows(const std::string& grid, const MatrixRate& rate) const {
   Json all = Json::array();
-  for (const auto& contender : contenders_) all.push_back(row(*contender, grid, rates));
+  for (const auto& contender : contenders_) all.push_back(row(*contender, grid, rate));
   return all;
 }
 
-Json CaseMeasurement::row(const Contender& contender, const std::string& grid, const DeviceRates& rates) const {
+Json CaseMeasurement::row(const Contender& contender, const std::string& grid, const MatrixRate& rate) const {
   const auto fastest = [&](std::vector<double> Reading::* samples) -> const Reading& {
     return *std::min_element(readings_.begin(), readings_.end(), [&](const Reading& a, const Reading& b) {
       return median(a.*samples) < median(b.*samples);
@@ -132,7 +132,7 @@ Json CaseMeasurement::row(const Contender& contender, const std::string& grid, c
   const Reading& cold_reading = fastest(&Reading::cold);
   const double operations = batch_.operations(shape_.heads.qo, shape_.head_dim);
   const auto floor_of = [&](const std::vector<double>& reads, const std::vector<double>& empties) {
-    return Floor{median(reads), operations / rates.matrix_rate + median(empties)};
+    return Floor{median(reads), operations / rate.burst + median(empties)};
   };
   BenchRow row;
   row.grid = grid;
@@ -158,7 +158,8 @@ Json CaseMeasurement::row(const Contender& contender, const std::string& grid, c
   json["empty_us"] = to_json(summarize(empty_cold_), 1e6);
   json["reader"] = to_string(cold_reading.method);
   for (const Reading& reading : readings_) json["readers_us"][to_string(reading.method)] = median(reading.cold) * 1e6;
-  json["matrix_tflops"] = rates.matrix_rate * 1e-12;
+  json["matrix_tflops"] = rate.burst * 1e-12;
+  json["sustained_matrix_tflops"] = rate.sustained * 1e-12;
   json["read_share"] = static_cast<double>(contender.workspace.plan().model.kv_bytes) / row.distinct_bytes;
   if (contender.chain) {
     const double layers = options_.layers;

@@ -11,15 +11,11 @@
 #include "common/result.hpp"
 #include "cuda/meter.hpp"
 #include "cuda/problem.hpp"
+#include "cuda/product.hpp"
 #include "cuda/readers.hpp"
 #include "trunkline/attention.hpp"
 
 namespace trunkline::tools::cuda {
-
-/// What of the device goes into every floor.
-struct DeviceRates {
-  double matrix_rate = 0;  // of a large product, operations per second
-};
 
 class CaseMeasurement {
  public:
@@ -32,7 +28,7 @@ class CaseMeasurement {
   void time();
 
   /// One row per contender.
-  Json rows(const std::string& grid, const DeviceRates& rates) const;
+  Json rows(const std::string& grid, const MatrixRate& rate) const;
   const std::vector<std::string>& refusals() const { return refusals_; }
   bool has_contenders() const { return !contenders_.empty(); }
   const Attention& attention() const { return contenders_.front()->attention; }
@@ -61,7 +57,7 @@ class CaseMeasurement {
   void enqueue(Contender& contender, int layer = 0);
   void plan(Contender& contender);
   std::vector<PageTokens> pages_in_table_order() const;
-  Json row(const Contender& contender, const std::string& grid, const DeviceRates& rates) const;
+  Json row(const Contender& contender, const std::string& grid, const MatrixRate& rate) const;
 
   const BenchOptions& options_;
   const GridCase& shape_;

@@ -23,8 +23,8 @@ Json gpu_json() {
           {"sms", properties.multiProcessorCount},
           {"l2_bytes", properties.l2CacheSize},
           {"memory_bytes", properties.totalGlobalMem},
-          {"driver", version_text(driver)},
-          {"runtime", version_text(runtime)}};
+          {"cuda_driver", version_text(driver)},
+          {"cuda_runtime", version_text(runtime)}};
 }
 
 }  // namespace trunkline::tools::cuda

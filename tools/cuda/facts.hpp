@@ -5,7 +5,7 @@
 
 namespace trunkline::tools::cuda {
 
-/// {"name", "compute_capability", "sms", "l2_bytes", "memory_bytes", "driver", "runtime"} of device 0.
+/// {"name", "compute_capability", "sms", "l2_bytes", "memory_bytes", "cuda_driver", "cuda_runtime"} of device 0.
 Json gpu_json();
 
 }  // namespace trunkline::tools::cuda

@@ -3,7 +3,7 @@
 #include <cublas_v2.h>
 #include <dlfcn.h>
 
-#include <memory>
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -69,9 +69,9 @@ class Cublas {
 
 }  // namespace
 
-double measure_matrix_rate(cudaStream_t stream) {
+MatrixRate measure_matrix_rate(cudaStream_t stream) {
   constexpr int size = 8192;
-  constexpr int warm_ups = 10, runs = 100;  // 1.4 ms each on one H200: past the boost of the first milliseconds
+  constexpr int warm_ups = 3, bursts = 10, products = 10;  // 1.4 ms each product on one H200
   constexpr std::size_t elements = std::size_t{size} * size;
   const Cublas cublas;
   cublas.set_stream(stream);
@@ -80,13 +80,23 @@ double measure_matrix_rate(cudaStream_t stream) {
   const Memory a(2 * elements), b(2 * elements), c(2 * elements);
   check(fill_random(a.as<std::uint16_t>(), elements, table.as<std::uint16_t>(), 1, stream), "fill_random");
   check(fill_random(b.as<std::uint16_t>(), elements, table.as<std::uint16_t>(), 2, stream), "fill_random");
-  const Event begin, end;
-  for (int run = 0; run < warm_ups; ++run) cublas.product(size, a.data(), b.data(), c.data());
-  begin.record(stream);
-  for (int run = 0; run < runs; ++run) cublas.product(size, a.data(), b.data(), c.data());
-  end.record(stream);
+  const auto multiply = [&](int times) {
+    for (int i = 0; i < times; ++i) cublas.product(size, a.data(), b.data(), c.data());
+  };
+  multiply(warm_ups);
+  std::vector<Event> events(bursts + 1);
+  events[0].record(stream);
+  for (int burst = 1; burst <= bursts; ++burst) {
+    multiply(products);
+    events[static_cast<std::size_t>(burst)].record(stream);
+  }
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-  return 2.0 * size * size * size * runs / Event::seconds(begin, end);
+  const double operations = 2.0 * size * size * size * products;
+  MatrixRate rate{0, operations * bursts / Event::seconds(events.front(), events.back())};
+  for (std::size_t burst = 1; burst < events.size(); ++burst) {
+    rate.burst = std::max(rate.burst, operations / Event::seconds(events[burst - 1], events[burst]));
+  }
+  return rate;
 }
 
 }  // namespace trunkline::tools::cuda
