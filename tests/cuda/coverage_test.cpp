@@ -37,6 +37,18 @@ TEST_P(CudaPages, OnATree) {
   }
 }
 
+class CudaHeadDims : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(MultiplesOf16, CudaHeadDims, testing::Range(16, 257, 16));
+TEST_P(CudaHeadDims, OnATree) {
+  for (const DType dtype : {DType::float16, DType::bfloat16}) {
+    for (const Memory memory : {Memory::nhd, Memory::padded}) {
+      Options options = sampled(32);
+      options.memory = memory;
+      expect_exact(uniform_tree({1, 2, 20}, {130, 67, 9}, 16), shape_of(2, 4, GetParam(), dtype), options);
+    }
+  }
+}
+
 class CudaGroups : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Sizes, CudaGroups, testing::Range(1, 65));
 TEST_P(CudaGroups, SharedAndOwn) {

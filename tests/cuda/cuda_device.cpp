@@ -92,14 +92,16 @@ std::vector<std::byte> DeviceArray::copy_back() const {
 Shape nearest_covered(Shape shape) {
   if (shape.kv_dtype == DType::float32) shape.kv_dtype = DType::float16;
   shape.q_dtype = shape.kv_dtype;
-  shape.head_dim = shape.head_dim <= 64 ? 64 : shape.head_dim <= 128 ? 128 : 256;
+  if (shape.head_dim % 16 != 0) shape.head_dim = shape.head_dim <= 64 ? 64 : shape.head_dim <= 128 ? 128 : 256;
   shape.num_qo_heads = shape.num_kv_heads * std::min(shape.num_qo_heads / shape.num_kv_heads, 64);
   return shape;
 }
 
 std::vector<Target> targets(const Shape& shape) {
   std::vector<Target> result = all_targets();
-  if (shape.head_dim > 128) std::erase_if(result, [](const Target& one) { return one.name == "sm90"; });
+  if (shape.head_dim != 64 && shape.head_dim != 128) {
+    std::erase_if(result, [](const Target& one) { return one.name == "sm90"; });
+  }
   return result;
 }
 

@@ -36,7 +36,7 @@ std::string refusal(const AttentionConfig& refused, const std::string& kernel) {
 TEST(CudaRefusalsShort, HeadDimsAndDTypes) {
   for (const Target& target : targets({})) {
     SCOPED_TRACE(target.name);
-    for (const int head_dim : {1, 63, 96, 192}) {
+    for (const int head_dim : {1, 8, 63, 72, 200}) {
       const std::string message = refusal(config(4, head_dim, DType::bfloat16, DType::bfloat16), target.name);
       EXPECT_NE(message.find("head_dim"), std::string::npos) << message;
       EXPECT_NE(message.find(std::to_string(head_dim)), std::string::npos) << message;
@@ -47,9 +47,11 @@ TEST(CudaRefusalsShort, HeadDimsAndDTypes) {
   }
 }
 
-TEST(CudaRefusalsShort, HopperKernelHasNoHeadDimOf256) {
-  const std::string message = refusal(config(4, 256, DType::bfloat16, DType::bfloat16), "sm90");
-  EXPECT_NE(message.find("256"), std::string::npos) << message;
+TEST(CudaRefusalsShort, HopperKernelHasTwoHeadDims) {
+  for (const int head_dim : {16, 80, 96, 192, 256}) {
+    const std::string message = refusal(config(4, head_dim, DType::bfloat16, DType::bfloat16), "sm90");
+    EXPECT_NE(message.find("sm90"), std::string::npos) << message;
+  }
 }
 
 TEST(CudaRefusalsShort, UnknownKernel) {

@@ -271,6 +271,10 @@ Verdict Problem::run(const Forest& forest, Strategy strategy, const Target& targ
   }
   const Attention attention(config(strategy), capacity, target.device, execution);
   Workspace workspace(attention);
+  return judge(forest, attention, workspace);
+}
+
+Verdict Problem::judge(const Forest& forest, const Attention& attention, Workspace& workspace) const {
   attention.plan(forest, workspace, stream());
   try {
     workspace.plan().check(forest);

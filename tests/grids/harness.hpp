@@ -64,6 +64,8 @@ class Problem {
   /// Whether every plan of the forest passes its check and every result, of every target and with every strategy asked
   /// for, is within the reference's bounds. The forest must be of this batch, in the batch's order.
   Verdict judge(const Forest& forest) const;
+  /// The same for one attention of this problem's shape, and a workspace that may have served other batches before.
+  Verdict judge(const Forest& forest, const Attention& attention, Workspace& workspace) const;
   /// Expects nothing to be wrong, and returns the worst error.
   double expect_exact(const Forest& forest) const;
 
