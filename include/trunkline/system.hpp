@@ -24,9 +24,10 @@ std::vector<Backend> backends();
 std::vector<std::string> simd_targets();
 
 /// Measures a DeviceSpec. CPU, with `num_threads` threads: read bandwidth of memory, the rates of the kernels (bf16,
-/// head_dim 128, best SIMD target), and fixed costs; a few seconds and up to 1 GiB of memory. CUDA: the same of the
-/// best kernel on that device, by running it on synthetic batches; num_threads is not used. Throws invalid_argument for
-/// num_threads, unsupported for a device this build does not have, device_error.
+/// head_dim 128, best SIMD target), and fixed costs; a few seconds and up to 1 GiB of memory. CUDA, by running the
+/// best kernel on synthetic batches in 1 GiB of device memory: read bandwidth of all workers and of one, the matrix
+/// rate of wide items, the fixed costs of a launch and of a narrow item; the rest is as shipped, and num_threads is not
+/// used. Throws invalid_argument for num_threads, unsupported for a device this build does not have, device_error.
 DeviceSpec calibrate(Device device, int num_threads);
 
 }  // namespace trunkline

@@ -1,7 +1,8 @@
 // What design.md promises of plan and run on a CUDA device.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <numeric>
+#include <random>
 #include <thread>
 
 #include "exec/cuda_device.hpp"
@@ -58,9 +59,13 @@ class Layer {
       indptr.push_back(static_cast<std::int32_t>(indices.size()));
       seq_lens.push_back(request.seq_len);
     }
-    const ReferenceResult expected =
-        reference_attention(rows(host_q_.data(), {}), cache(host_kv_.data(), {}), BlockTables::csr(indptr, indices),
-                            seq_lens, {}, config().scale());
+    return is_right(BlockTables::csr(indptr, indices), seq_lens, {}, out);
+  }
+
+  ::testing::AssertionResult is_right(const BlockTables& tables, std::span<const std::int32_t> seq_lens,
+                                      std::span<const std::int32_t> qo_lens, std::span<const std::uint16_t> out) {
+    const ReferenceResult expected = reference_attention(rows(host_q_.data(), {}), cache(host_kv_.data(), {}), tables,
+                                                         seq_lens, qo_lens, config().scale());
     for (std::size_t i = 0; i < expected.out.size(); ++i) {
       const double got = reference::load(DType::bfloat16, out.data(), static_cast<std::int64_t>(i));
       if (std::fabs(got - expected.out[i]) <= expected.bound[i]) continue;
@@ -331,21 +336,31 @@ TEST_P(CudaContract, PlansFollowEachOther) {
   }
 }
 
-// A table of more entries than a pinned slot takes at once, and a row of more than a block of threads copies.
+// A table of more entries than a pinned slot takes at once, in rows of more than a block of threads copies. Most
+// requests have no query tokens; those that have differ in length and pages.
 TEST_P(CudaContract, TablesLargerThanASlot) {
-  BatchSpec spec;
-  spec.page_size = 1;
-  spec.num_qo_heads = spec.num_kv_heads = 1;
-  spec.q_dtype = spec.kv_dtype = DType::bfloat16;
-  for (int r = 0; r < 300; ++r) spec.requests.push_back({{{0, 4000}, {1 + r, 3}}, 4001 + r % 3});
-  Batch batch(spec);
-  DeviceBatch device(batch);
-  const Attention attention(batch.config(), batch.capacity(), cuda_device, options());
+  constexpr int num_requests = 300, width = 4000;
+  std::mt19937 random(23);
+  std::vector<std::int32_t> table(std::size_t{num_requests} * width), seq_lens, qo_lens;
+  std::ranges::generate(table, [&] { return static_cast<std::int32_t>(random() % Layer::max_pages); });
+  for (int r = 0; r < num_requests; ++r) {
+    const bool asks = r % 19 == 0;  // 16 of them
+    qo_lens.push_back(asks ? 1 : 0);
+    seq_lens.push_back(asks && r % 5 != 0 ? 200 + r : width * Server::page_size - r % 7);
+  }
+  const auto tables = BlockTables::dense(table, num_requests, width);
+  BatchOptions batch_options;
+  batch_options.qo_lens = qo_lens;
+  const Forest forest = Forest::from_block_tables(tables, seq_lens, Server::page_size, batch_options);
+
+  Layer layer;
+  TestStream stream;
+  const Attention attention(Layer::config(), {num_requests, Layer::max_tokens, width}, cuda_device, options());
   Workspace workspace(attention);
-  attention.plan(batch.forest(), workspace);
-  attention.run(workspace, device.q(), device.kv(), device.out(), device.lse());
-  device.fetch();
-  EXPECT_TRUE(batch.matches_reference());
+  attention.plan(forest, workspace, stream);
+  layer.run(attention, workspace, stream);
+  stream.wait();
+  EXPECT_TRUE(layer.is_right(tables, seq_lens, qo_lens, layer.out().read<std::uint16_t>(Layer::out_bytes / 2)));
 }
 
 // A forest that once held more requests than the capacity has rows beyond it.

@@ -96,6 +96,7 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
   header.num_items = static_cast<std::int32_t>(plan.items.size());
   header.num_merges = static_cast<std::int32_t>(plan.merges.size());
   header.num_query_tokens = static_cast<std::int32_t>(plan.query_tokens.size());
+  for (const Merge& merge : plan.merges) header.most_merge_rows = std::max(header.most_merge_rows, merge.num_rows);
 
   const std::size_t num_ctas = static_cast<std::size_t>(plan.num_workers);
   CtaWork* ctas = scheduled_ ? writer.take<CtaWork>(plan.phases.size() * num_ctas) : nullptr;
