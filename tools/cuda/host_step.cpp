@@ -17,7 +17,10 @@
 namespace trunkline::tools::cuda {
 namespace {
 
-constexpr int warm_up_steps = 20, timed_steps = 200, default_layers = 32;
+constexpr int default_layers = 32;
+constexpr int host_warm_ups = 20, host_steps = 200;
+constexpr int device_warm_ups = 3, device_steps = 20;  // whole steps: up to 50 ms each
+constexpr int all_steps = host_warm_ups + host_steps + device_warm_ups + device_steps;
 
 /// The case's requests, their lengths spread over a page so that every step some need a page.
 std::vector<Path> spread_paths(const GridCase& shape) {
@@ -62,7 +65,7 @@ class HostStep {
       : options_(options),
         shape_(shape),
         layers_(options.layers > 0 ? options.layers : default_layers),
-        pages_to_grow_((2 * (warm_up_steps + timed_steps) + shape.page_size - 1) / shape.page_size + 1),
+        pages_to_grow_((all_steps + shape.page_size - 1) / shape.page_size + 1),
         batch_(spread_paths(shape), {1}, shape.page_size, page_order_from_string(options.page_order), options.seed,
                pages_to_grow_ * shape.num_requests()),
         problem_(options.problem_shape(shape), batch_, 1, options.seed) {}
@@ -94,17 +97,17 @@ class HostStep {
       plans.push_back(planned - advanced);
       steps.push_back(planned);
     };
-    for (int i = 0; i < warm_up_steps + timed_steps; ++i) {
-      step(i >= warm_up_steps, false);
+    for (int i = 0; i < host_warm_ups + host_steps; ++i) {
+      step(i >= host_warm_ups, false);
       stream_.synchronize();
     }
     const auto per_step = [&](auto&& body) {
-      for (int i = 0; i < warm_up_steps; ++i) body();
+      for (int i = 0; i < device_warm_ups; ++i) body();
       stream_.synchronize();
       const Stopwatch watch;
-      for (int i = 0; i < timed_steps; ++i) body();
+      for (int i = 0; i < device_steps; ++i) body();
       stream_.synchronize();
-      return watch.seconds() / timed_steps;
+      return watch.seconds() / device_steps;
     };
     const double planned = per_step([&] { step(false, true); });
     const double launched = per_step([&] { graph.launch(stream_); });
