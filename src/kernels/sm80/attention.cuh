@@ -46,6 +46,7 @@ struct Sizes {
   static constexpr int q_bytes = q_behind_ring ? max_rows * D * 2 : 0;
   static constexpr int out_pitch = D + 8;  // floats; the 8 spread a fragment's rows over the banks
   static constexpr int out_bytes = tile_tokens * out_pitch * 4;
+  static constexpr int ctas_per_sm = D <= 64 ? 3 : D <= 128 ? 2 : 1;  // as registers allow
   static constexpr int min_stages = q_behind_ring ? 1 : 2;
   static constexpr int max_stages = 6;
   static_assert(max_rows * D * 2 <= stage_bytes && out_bytes <= min_stages * stage_bytes + q_bytes);
@@ -86,7 +87,7 @@ struct Rows {
 };
 
 /// Reads `q_index` and the visible positions of `count` rows, and where their q is. Those past the last are copies of
-/// the last with no q.
+/// the last.
 template <class T, int D>
 __device__ inline void find_rows(const CudaParams& params, const Unit& unit, Rows rows, int count,
                                  Shared<T, D>& shared) {
@@ -102,7 +103,7 @@ __device__ inline void find_rows(const CudaParams& params, const Unit& unit, Row
   shared.end[thread] = end;
   shared.q_index[thread] = token.q_index;
   const T* const q = cuda::row_of<T>(attention.q, cuda::place_of(attention, token.q_index, row, unit.kv_head));
-  shared.row_addresses[1][thread] = thread < rows.num ? q : nullptr;
+  shared.row_addresses[1][thread] = q;
 }
 
 /// Walks over a unit's tiles and says where their rows of K and V are: one thread per row. The block table's entry is
@@ -123,10 +124,9 @@ class TileRows {
   /// No token from `limit` on is read.
   __device__ void stop_at(std::int32_t limit) { limit_ = min(limit_, limit); }
 
-  /// Writes the addresses of the next tile's rows.
+  /// Writes the addresses of the next tile's rows; past the last token any address that may be read.
   __device__ void publish(const T* (&addresses)[2 * tile_tokens]) {
-    const T* const row = head_ + page_ * plane_.page_stride + slot_ * plane_.token_stride;
-    addresses[threadIdx.x] = token_ < limit_ ? row : nullptr;
+    addresses[threadIdx.x] = head_ + page_ * plane_.page_stride + slot_ * plane_.token_stride;
     token_ += tile_tokens;
     fetch();
   }
@@ -174,12 +174,15 @@ __device__ inline void write_results(const CudaParams& params, const Unit& unit,
                                      int stride, const float* tile, const Shared<T, D>& shared) {
   constexpr int columns = D / 4;  // of four elements
   const AttentionParams& attention = params.attention;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows.num * columns; i += num_threads) {
     const int row = i / columns, column = i % columns * 4;
     if (column >= attention.head_dim) continue;
     float most = shared.states.most[row];
+#pragma unroll 1
     for (int s = 1; s < sharers; ++s) most = fmaxf(most, shared.states.most[row + s * stride]);
     float sum = 0.0f, out[4] = {};
+#pragma unroll 1
     for (int s = 0; s < sharers; ++s) {
       const int from = row + s * stride;
       const float weight = power_of_2(shared.states.most[from] - base_of(most));
@@ -190,7 +193,7 @@ __device__ inline void write_results(const CudaParams& params, const Unit& unit,
     const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
     for (float& value : out) value *= factor;
     constexpr float natural = 0.69314718055994531f;  // log 2
-    const float lse = (most + log2f(sum)) * natural;
+    const float lse = fmaf(most, natural, logf(sum));
 
     const std::int32_t in_item = rows.begin + row;
     if (unit.item.partial_begin >= 0) {
@@ -239,12 +242,16 @@ __device__ void run_rows(const CudaParams& params, const Config& config, const U
   tile_rows.stop_at(limit);
 
   // q and the first tiles, on their way.
-  copy_rows<T, D, Warps::rows>(q, shared.row_addresses[1], attention.head_dim, config.q_aligned);
+  copy_rows<T, D, Warps::rows>(q, shared.row_addresses[1], rows.num, attention.head_dim, config.q_aligned);
   cuda::commit_copies();
   const auto copy_tile = [&](int tile, int into) {
-    copy_rows<T, D, 2 * tile_tokens>(stage(into), shared.row_addresses[tile % 2], attention.head_dim,
-                                     config.kv_aligned);
+    const T* const* const addresses = shared.row_addresses[tile % 2];
+    const int valid = limit - unit.item.token_begin - tile * tile_tokens;
+    copy_rows<T, D, tile_tokens>(stage(into), addresses, valid, attention.head_dim, config.kv_aligned);
+    copy_rows<T, D, tile_tokens>(stage(into) + Size::plane_bytes, addresses + tile_tokens, valid, attention.head_dim,
+                                 config.kv_aligned);
   };
+#pragma unroll 1
   for (int tile = 0; tile < last_stage; ++tile) {
     tile_rows.publish(shared.row_addresses[tile % 2]);
     __syncthreads();
@@ -253,6 +260,10 @@ __device__ void run_rows(const CudaParams& params, const Config& config, const U
   }
   cuda::wait_copies(last_stage);
   __syncthreads();
+  if (attention.scale < 0) {  // so that the largest score is the largest product
+    negate_rows<D>(q, Warps::rows);
+    __syncthreads();
+  }
 
   const int first_row = Warps::first_row(warp), first_token = Warps::first_token(warp);
   const bool active = first_row < rows.num;
@@ -268,9 +279,10 @@ __device__ void run_rows(const CudaParams& params, const Config& config, const U
   }
   Softmax<D> state[Fragments];
   constexpr float log2_e = 1.4426950408889634f;
-  const float scale = attention.scale * log2_e;
+  const float scale = fmaxf(fabsf(attention.scale) * log2_e, 1e-30f);  // not 0, which makes NaN of a masked -inf
 
   int current = 0, free = last_stage;  // stages: of this tile, and the one that the tile before has left
+#pragma unroll 1
   for (int tile = 0; tile < num_tiles; ++tile) {
     const int ahead = tile + last_stage;
     tile_rows.publish(shared.row_addresses[ahead % 2]);
@@ -325,8 +337,9 @@ __device__ inline void run_unit(const CudaParams& params, const Config& config, 
 }
 
 template <class T, int D>
-__global__ __launch_bounds__(num_threads, D <= 128 ? 2 : 1) void attend_items(const __grid_constant__ CudaParams params,
-                                                                              const __grid_constant__ Config config) {
+__global__ __launch_bounds__(num_threads,
+                             Sizes<D>::ctas_per_sm) void attend_items(const __grid_constant__ CudaParams params,
+                                                                      const __grid_constant__ Config config) {
   extern __shared__ __align__(128) unsigned char ring[];
   __shared__ Shared<T, D> shared;
   Units units(params.plan, params.attention.num_kv_heads);

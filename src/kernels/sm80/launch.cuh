@@ -10,7 +10,7 @@
 
 namespace trunkline::kernels::sm80 {
 
-/// The deepest ring that leaves room for two CTAs on an SM; with less than two stages, the deepest for one CTA.
+/// The deepest ring that leaves room for ctas_per_sm CTAs; with less than two stages, the deepest for one CTA.
 /// 0: none fits, or `error` is set.
 template <class T, int D>
 int num_stages(cudaError_t& error) {
@@ -24,9 +24,9 @@ int num_stages(cudaError_t& error) {
   read(reserved, cudaDevAttrReservedSharedMemoryPerBlock);
   if (error != cudaSuccess) return 0;
   constexpr int beside = Sizes<D>::q_bytes + static_cast<int>(sizeof(Shared<T, D>));
-  const int of_two = (per_sm / 2 - reserved - beside) / Sizes<D>::stage_bytes;
+  const int of_several = (per_sm / Sizes<D>::ctas_per_sm - reserved - beside) / Sizes<D>::stage_bytes;
   const int of_one = (per_cta - beside) / Sizes<D>::stage_bytes;
-  return std::clamp(of_two >= 2 ? of_two : of_one, 0, Sizes<D>::max_stages);
+  return std::clamp(of_several >= 2 ? of_several : of_one, 0, Sizes<D>::max_stages);
 }
 
 template <int D>

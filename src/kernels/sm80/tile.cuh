@@ -33,31 +33,43 @@ __device__ inline std::uint32_t at_pair(std::uint32_t address, int pair) {
   return (address ^ (pair % 4 << 5)) + pair / 4 * 128;  // tiles and rows begin on 128 bytes
 }
 
-/// Copies Rows rows of head_dim elements (a multiple of 8) to `destination`, zeros for null rows and past head_dim.
-/// With `aligned` (all rows on 16 bytes) by cp.async, the caller's to commit and wait for; else element by element.
+/// Copies Rows rows of head_dim elements (a multiple of 8) to `destination`: the first `valid` ones, zeros for the
+/// others and past head_dim. With `aligned` (all rows on 16 bytes) by cp.async, the caller's to commit and wait for;
+/// else element by element.
 template <class T, int D, int Rows>
-__device__ inline void copy_rows(std::uint32_t destination, const T* const* rows, int head_dim, bool aligned) {
+__device__ inline void copy_rows(std::uint32_t destination, const T* const* rows, int valid, int head_dim,
+                                 bool aligned) {
   constexpr int chunks = D / 8, rows_at_once = num_threads / chunks;
   const int chunk = static_cast<int>(threadIdx.x) % chunks, first_row = static_cast<int>(threadIdx.x) / chunks;
-#pragma unroll 4
-  for (int i = 0; i < Rows / rows_at_once; ++i) {
-    const int row = first_row + i * rows_at_once;
-    const T* const source = rows[row];
-    const std::uint32_t at = destination + chunk_offset<D>(row, chunk);
-    const bool read = source != nullptr && chunk * 8 < head_dim;
-    if (read && aligned) {
-      cuda::copy_async_16(at, source + chunk * 8);
-      continue;
+  if (chunk * 8 >= head_dim) valid = 0;
+  if (aligned) {
+#pragma unroll 4  // the kernel's code must stay small beside the instruction cache
+    for (int row = first_row, i = 0; i < Rows / rows_at_once; ++i, row += rows_at_once) {
+      cuda::copy_async_16(destination + chunk_offset<D>(row, chunk), rows[row] + chunk * 8, row < valid);
     }
-    std::uint32_t words[4] = {};
-    if (read) {
-      const auto* bits = reinterpret_cast<const std::uint16_t*>(source) + chunk * 8;
-#pragma unroll
-      for (int e = 0; e < 8; ++e) words[e / 2] |= static_cast<std::uint32_t>(bits[e]) << (16 * (e % 2));
+    return;
+  }
+#pragma unroll 1
+  for (int row = first_row; row < Rows; row += rows_at_once) {
+    const auto* bits = reinterpret_cast<const std::uint16_t*>(rows[row]) + chunk * 8;
+#pragma unroll 1
+    for (int pair = 0; pair < 4; ++pair) {
+      std::uint32_t word = 0;
+      if (row < valid) word = bits[2 * pair] | static_cast<std::uint32_t>(bits[2 * pair + 1]) << 16;
+      asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination + chunk_offset<D>(row, chunk) + 4 * pair), "r"(word)
+                   : "memory");
     }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-                 "r"(words[3])
-                 : "memory");
+  }
+}
+
+/// Changes the sign of `num_rows` rows that all threads of the CTA see.
+template <int D>
+__device__ inline void negate_rows(std::uint32_t rows, int num_rows) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < num_rows * D / 2; i += num_threads) {
+    std::uint32_t pair;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(pair) : "r"(rows + 4 * i) : "memory");
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(rows + 4 * i), "r"(pair ^ 0x80008000u) : "memory");
   }
 }
 
@@ -125,47 +137,53 @@ template <int D, int Tokens>
 __device__ inline void weigh(float (&scores)[Tokens / 8][4], float scale, bool masked, std::int32_t position,
                              const Visible& visible, Softmax<D>& state) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  float most[2] = {state.most[0], state.most[1]};
+  if (masked) {
+#pragma unroll
+    for (int n = 0; n < Tokens / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::int32_t token = position + 8 * n + lane % 4 * 2 + i % 2;
+        if (token < visible.begin[i / 2] || token >= visible.end[i / 2]) scores[n][i] = -INFINITY;
+      }
+    }
+  }
+  float most[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int n = 0; n < Tokens / 8; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float& score = scores[n][i];
-      score *= scale;
-      if (masked) {
-        const std::int32_t token = position + 8 * n + lane % 4 * 2 + i % 2;
-        if (token < visible.begin[i / 2] || token >= visible.end[i / 2]) score = -INFINITY;
-      }
-      most[i / 2] = fmaxf(most[i / 2], score);
-    }
+    for (int i = 0; i < 4; ++i) most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
   }
   float base[2], shrink[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     most[h] = fmaxf(most[h], __shfl_xor_sync(0xFFFFFFFFu, most[h], 1));
     most[h] = fmaxf(most[h], __shfl_xor_sync(0xFFFFFFFFu, most[h], 2));
+    most[h] = most[h] == -INFINITY ? state.most[h] : fmaxf(state.most[h], most[h] * scale);
     base[h] = base_of(most[h]);
     shrink[h] = power_of_2(state.most[h] - base[h]);
     state.most[h] = most[h];
     state.sum[h] *= shrink[h];
   }
+  if (__any_sync(0xFFFFFFFFu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {  // rare after the first tiles
 #pragma unroll
-  for (auto& words : state.out) {
-    words[0] *= shrink[0], words[1] *= shrink[0];
-    words[2] *= shrink[1], words[3] *= shrink[1];
+    for (auto& words : state.out) {
+      words[0] *= shrink[0], words[1] *= shrink[0];
+      words[2] *= shrink[1], words[3] *= shrink[1];
+    }
   }
 #pragma unroll
   for (int n = 0; n < Tokens / 8; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      scores[n][i] = power_of_2(scores[n][i] - base[i / 2]);
+      scores[n][i] = power_of_2(fmaf(scores[n][i], scale, -base[i / 2]));
       state.sum[i / 2] += scores[n][i];
     }
   }
 }
 
 /// One warp: its rows over Tokens tokens, whose K and V rows begin at `keys` and `values` (multiples of 8 rows into the
-/// tile) and whose first has position `position`. scale: of q.k, to base 2. masked: some row does not see all of them.
+/// tile) and whose first has position `position`. scale: of q.k, to base 2, not negative. masked: some row does not see
+/// all of them.
 template <class T, int D, int Fragments, int Tokens>
 __device__ inline void attend(const Queries<D, Fragments>& queries, std::uint32_t keys, std::uint32_t values,
                               float scale, bool masked, std::int32_t position, const Visible (&visible)[Fragments],
@@ -188,7 +206,7 @@ __device__ inline void attend(const Queries<D, Fragments>& queries, std::uint32_
       for (int f = 0; f < Fragments; ++f) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          // Summed outside the matrix unit, to nearest: a lse must not drift with head_dim.
+          // Summed outside the matrix unit, to nearest: an lse must not drift with head_dim.
           float products[4] = {};
           multiply_add<T>(products, a[f], b[2 * half], b[2 * half + 1]);
 #pragma unroll
