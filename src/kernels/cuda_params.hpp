@@ -47,6 +47,7 @@ struct alignas(128) PlanHeader {
   std::uint32_t phases;         // Phase[num_phases]
   std::uint32_t merges;         // Merge[num_merges]
   std::uint32_t merge_sources;  // int32
+  std::int32_t most_merge_rows;  // of one merge
   // CtaWork[num_phases][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static schedule.
 };
 

@@ -13,10 +13,10 @@
 // give the same bits.
 #pragma once
 
-#include "kernels/cuda/merge.cuh"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/load_kv.cuh"
 #include "kernels/sm90/load_units.cuh"
+#include "kernels/sm90/merge_rows.cuh"
 #include "kernels/sm90/narrow.cuh"
 #include "kernels/sm90/wide.cuh"
 
@@ -46,47 +46,18 @@ __device__ void init_barriers(SharedMemory<head_dim>& shared, bool anew) {
   ptx::barrier_init_fence();
 }
 
-/// Until every CTA of the launch is here; what they wrote before may be read after. By all threads of the CTA. The word
-/// leaves as it came but for its top bit, which is flipped: the next launch needs no reset.
+/// Until every CTA of the launch has called this; what they wrote before may be read after. By one thread of each CTA,
+/// after a barrier with those that wrote. The word leaves as it came but for its top bit: the next launch needs no
+/// reset.
 __device__ inline void meet_all_ctas(std::uint32_t* word) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    constexpr std::uint32_t top = 0x80000000u;
-    __threadfence();
-    const std::uint32_t add = blockIdx.x == 0 ? top - (gridDim.x - 1) : 1;
-    const std::uint32_t before = atomicAdd(word, add);
-    std::uint32_t now;
-    do {
-      asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word) : "memory");
-    } while (((before ^ now) & top) == 0);
-    __threadfence();
-  }
-  __syncthreads();
-}
-
-/// The consumers' warps take the merges in turn, in pieces small enough that all of them have one.
-template <class T, int head_dim>
-__device__ void merge_partials(const CudaParams& params) {
-  constexpr int warps = num_threads / 32 - 4;
-  const AttentionParams& a = params.attention;
-  const PlanHeader& plan = *params.plan;
-  const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, plan.query_tokens);
-  const auto* const merges = cuda::plan_array<Merge>(params.plan, plan.merges);
-  const auto* const sources = cuda::plan_array<std::int32_t>(params.plan, plan.merge_sources);
-  const int all_warps = warps * static_cast<int>(gridDim.x);
-  const int whole = plan.num_merges * a.num_kv_heads;
-  int rows = max_merge_rows;
-  while (rows > 1 && whole * (max_merge_rows / rows) < all_warps) rows /= 2;
-  const int pieces = max_merge_rows / rows;
-  const int warp = static_cast<int>(threadIdx.x / 32) - 4;
-  for (int i = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x); i < whole * pieces; i += all_warps) {
-    const int entry = i / (a.num_kv_heads * pieces), rest = i % (a.num_kv_heads * pieces);
-    const Merge merge = merges[entry];
-    const int begin = rest % pieces * rows;
-    if (begin >= merge.num_rows) continue;
-    cuda::merge_rows<T, head_dim>(a, tokens, merge, sources + merge.source_begin, rest / pieces, begin,
-                                  min(begin + rows, merge.num_rows));
-  }
+  constexpr std::uint32_t top = 0x80000000u;
+  __threadfence();
+  const std::uint32_t before = atomicAdd(word, blockIdx.x == 0 ? top - (gridDim.x - 1) : 1);
+  std::uint32_t now;
+  do {
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word) : "memory");
+  } while (((before ^ now) & top) == 0);
+  __threadfence();
 }
 
 template <class T, int head_dim, bool gather>
@@ -107,14 +78,16 @@ __global__ void __launch_bounds__(num_threads, 1)
   const bool merges = params.plan->num_merges > 0;
   __syncthreads();
 
-  // Between phases, and before the merges: all rings are empty, all CTAs have written what they had.
-  const auto end_phase = [&](int phase) {
-    if (phase + 1 == num_phases && !merges) return;
-    meet_all_ctas(params.counters);
-    if (phase + 1 == num_phases) return;
-    if (threadIdx.x == 0) init_barriers(shared, true);
+  // Between phases: all rings are empty, and all CTAs have written what they had.
+  const auto next_phase = [&] {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      meet_all_ctas(params.counters);
+      init_barriers(shared, true);
+    }
     __syncthreads();
   };
+  constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
 
   if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
@@ -141,25 +114,32 @@ __global__ void __launch_bounds__(num_threads, 1)
           if (num_units(work->wide) > 0) load_wide_units<head_dim>(args, work->wide, shared);
           break;
       }
-      end_phase(phase);
+      if (phase + 1 < num_phases) next_phase();
     }
-    return;
-  }
-  if (role == Role::narrow) {
+  } else if (role == Role::narrow) {
     ptx::give_registers<narrow_registers>();
     for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->narrow)).run();
-      end_phase(phase);
+      if (phase + 1 < num_phases) next_phase();
     }
-    if (merges) merge_partials<T, head_dim>(params);
-    return;
+    if (merges) ptx::arrive_threads(written, 3 * warpgroup);
+  } else {
+    ptx::take_registers<wide_registers>();
+    for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
+      WideConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
+      if (phase + 1 < num_phases) next_phase();
+    }
+    if (!merges) return;
+    // The wide consumers have the registers to merge. What to merge is looked up before the CTAs meet.
+    constexpr int warps = 2 * warpgroup / 32, first = warpgroup * static_cast<int>(Role::wide_low);
+    const int warp = (static_cast<int>(threadIdx.x) - first) / 32;
+    MergeList<T, head_dim> list(params, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
+                                warps * static_cast<int>(gridDim.x));
+    ptx::sync_threads(written, 3 * warpgroup);
+    if (threadIdx.x == first && num_phases > 0) meet_all_ctas(params.counters);
+    ptx::sync_threads(met, 2 * warpgroup);
+    list.run();
   }
-  ptx::take_registers<wide_registers>();
-  for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
-    WideConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
-    end_phase(phase);
-  }
-  if (merges) merge_partials<T, head_dim>(params);
 }
 
 }  // namespace trunkline::kernels::sm90

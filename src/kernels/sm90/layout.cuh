@@ -8,22 +8,22 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// Four warpgroups of 128 threads. Registers are dealt to them at the start: 40 + 120 + 2 * 176 = 4 * 128.
+/// Four warpgroups of 128 threads. Registers are dealt to them at the start: 56 + 104 + 2 * 176 = 4 * 128.
 enum class Role : int { loaders, narrow, wide_low, wide_high };
 inline constexpr int warpgroup = 128;
 inline constexpr int num_threads = 4 * warpgroup;
-inline constexpr int loader_registers = 40, narrow_registers = 120, wide_registers = 176;
+inline constexpr int loader_registers = 56, narrow_registers = 104, wide_registers = 176;
 
 /// Warps of the loaders' warpgroup.
 enum class Loader : int { narrow_kv, wide_kv, narrow_units, wide_units };
 
 /// Named barriers; 0 is __syncthreads.
-enum class Barrier : int { narrow = 1, wide_low, wide_high, consumers };
+enum class Barrier : int { narrow = 1, wide_low, wide_high, written, met };
 
 inline constexpr int tile_tokens = 64;  // of a stage
 inline constexpr int group_tokens = 8;  // rows of a swizzled tile
 inline constexpr int num_stages = 6;    // dealt to the two rings
-inline constexpr int num_narrow_slots = 3;
+inline constexpr int num_narrow_slots = 6;
 
 /// Where the elements of a stage lie: groups of 8 tokens, each of them one or two (head_dim / 64) swizzled tiles of 8
 /// tokens by 64 elements. K first, then V.
@@ -73,27 +73,20 @@ struct Ring {
   }
 };
 
-/// The units of a lane, one after the other.
-struct UnitCursor {
-  int item, head, left, next_item, next_head, next_left;
-
-  __device__ UnitCursor(const CtaWork::Lane& lane, int num_heads)
-      : item(lane.item_base + lane.begin[0] / num_heads),
-        head(lane.begin[0] % num_heads),
-        left(lane.end[0] - lane.begin[0]),
-        next_item(lane.item_base + lane.begin[1] / num_heads),
-        next_head(lane.begin[1] % num_heads),
-        next_left(lane.end[1] - lane.begin[1]) {}
-  __device__ __forceinline__ bool valid() const { return left > 0; }
-  __device__ __forceinline__ void advance(int num_heads) {
-    if (++head == num_heads) head = 0, ++item;
-    if (--left == 0) item = next_item, head = next_head, left = next_left, next_left = 0;
-  }
-};
-
 __device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
   return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1];
 }
+
+/// Unit `index` of a lane's list: its item and KV head.
+struct UnitPlace {
+  int item, head;
+  __device__ __forceinline__ UnitPlace(const CtaWork::Lane& lane, int index, int num_heads) {
+    const int in_run_0 = lane.end[0] - lane.begin[0];
+    const int unit = index < in_run_0 ? lane.begin[0] + index : lane.begin[1] + index - in_run_0;
+    item = lane.item_base + unit / num_heads;
+    head = unit % num_heads;
+  }
+};
 
 /// Stages of the narrow ring, the first of the six; the others are the wide ring's. 96 KiB in flight are enough for
 /// the full bandwidth, and the wide consumers need three pairs of K and V.

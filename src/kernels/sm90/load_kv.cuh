@@ -43,29 +43,42 @@ struct TokenRun {
   int table_row, begin, end, head;
 };
 
-/// Reads items ahead of their use: a lane of the plan as the tokens of its units.
+/// A lane of the plan as the tokens of its units. By a whole warp: 32 units are read at once, one per lane, well before
+/// their use, so that a list of short units waits for no item. The first one has a copy beside the schedule.
 class TokenRuns {
  public:
-  __device__ TokenRuns(const CudaParams& params, const CtaWork::Lane& lane)
-      : items_(cuda::plan_array<CudaItem>(params.plan, params.plan->items)),
-        num_heads_(params.attention.num_kv_heads),
-        cursor_(lane, num_heads_),
-        next_item_(&lane.first) {}
+  __device__ TokenRuns(const CudaParams& params, const CtaWork::Lane& work)
+      : params_(params), work_(work), count_(num_units(work)), batch_(read(1)) {}
   /// An empty run after the last.
   __device__ __forceinline__ TokenRun next() {
-    if (!cursor_.valid()) return {0, 0, 0, 0};
-    const TokenRun run{__ldg(&next_item_->table_row), __ldg(&next_item_->token_begin), __ldg(&next_item_->token_end),
-                       cursor_.head};
-    cursor_.advance(num_heads_);
-    next_item_ = items_ + cursor_.item;
-    return run;
+    const int index = next_++;
+    if (index == 0) {
+      return {__ldg(&work_.first.table_row), __ldg(&work_.first.token_begin), __ldg(&work_.first.token_end),
+              __ldg(&work_.first_head)};
+    }
+    const int at = (index - 1) % 32;
+    if (at == 0) {
+      if (index > 1) batch_ = ahead_;
+      ahead_ = read(index + 32);
+    }
+    return {__shfl_sync(~0u, batch_.table_row, at), __shfl_sync(~0u, batch_.begin, at),
+            __shfl_sync(~0u, batch_.end, at), __shfl_sync(~0u, batch_.head, at)};
   }
 
  private:
-  const CudaItem* items_;
-  int num_heads_;
-  UnitCursor cursor_;
-  const CudaItem* next_item_;  // the first one has a copy beside the schedule
+  /// This lane's of units [first, first + 32).
+  __device__ __forceinline__ TokenRun read(int first) const {
+    const int index = first + static_cast<int>(threadIdx.x % 32);
+    if (index >= count_) return {0, 0, 0, 0};
+    const UnitPlace unit(work_, index, params_.attention.num_kv_heads);
+    const CudaItem& item = cuda::plan_array<CudaItem>(params_.plan, params_.plan->items)[unit.item];
+    return {__ldg(&item.table_row), __ldg(&item.token_begin), __ldg(&item.token_end), unit.head};
+  }
+
+  const CudaParams& params_;
+  const CtaWork::Lane& work_;
+  int count_, next_ = 0;
+  TokenRun batch_, ahead_{};
 };
 
 /// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.

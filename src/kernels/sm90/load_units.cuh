@@ -7,64 +7,52 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// The words of an item, one per lane.
-__device__ __forceinline__ int item_word(const CudaParams& params, const UnitCursor& cursor) {
-  const int lane = threadIdx.x % 32;
-  if (!cursor.valid() || lane >= 8) return 0;
-  const CudaItem* items = cuda::plan_array<CudaItem>(params.plan, params.plan->items);
-  return __ldg(reinterpret_cast<const int*>(items + cursor.item) + lane);
-}
-
-__device__ __forceinline__ int first_word(const CtaWork::Lane& work) {
-  return __ldg(reinterpret_cast<const int*>(&work.first) + threadIdx.x % 8);
-}
-
+/// What the loaders need of an item; read as words, of which each lane holds one.
 struct ItemRows {
   int row_begin, num_rows, token_begin, token_end, partial_begin;
+  __device__ __forceinline__ ItemRows(int word, int first_lane)
+      : row_begin(__shfl_sync(~0u, word, first_lane)),
+        num_rows(__shfl_sync(~0u, word, first_lane + 1)),
+        token_begin(__shfl_sync(~0u, word, first_lane + 3)),
+        token_end(__shfl_sync(~0u, word, first_lane + 4)),
+        partial_begin(__shfl_sync(~0u, word, first_lane + 5)) {}
 };
-__device__ __forceinline__ ItemRows item_rows(int word) {
-  return {__shfl_sync(~0u, word, 0), __shfl_sync(~0u, word, 1), __shfl_sync(~0u, word, 3), __shfl_sync(~0u, word, 4),
-          __shfl_sync(~0u, word, 5)};
-}
 static_assert(offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, partial_begin) == 20);
+inline constexpr int item_words = 8;
 
-/// What this lane's rows, lane + 32 i, see.
-template <int max_rows>
-struct LaneRows {
-  static constexpr int count = (max_rows + 31) / 32;
-  int q_index[count], end[count];
+/// The first item has a copy beside the schedule, which waits for nothing else.
+__device__ __forceinline__ int first_item_word(const CtaWork::Lane& work) {
+  return __ldg(reinterpret_cast<const int*>(&work.first) + threadIdx.x % item_words);
+}
+__device__ __forceinline__ int item_word(const CudaParams& params, int item) {
+  const CudaItem* items = cuda::plan_array<CudaItem>(params.plan, params.plan->items);
+  return __ldg(reinterpret_cast<const int*>(items + item) + threadIdx.x % item_words);
+}
+
+struct RowPlace {
+  int q_index, end;  // one past the last position it sees
 };
-
-template <int max_rows>
-__device__ __forceinline__ LaneRows<max_rows> look_up_rows(const CudaParams& params, const ItemRows& item) {
-  const QueryToken* tokens = cuda::plan_array<QueryToken>(params.plan, params.plan->query_tokens);
+__device__ __forceinline__ RowPlace look_up_row(const CudaParams& params, int row) {
   const AttentionParams& a = params.attention;
-  LaneRows<max_rows> rows;
-#pragma unroll
-  for (int i = 0; i < LaneRows<max_rows>::count; ++i) {
-    const int row = min(threadIdx.x % 32 + 32 * i, max(item.num_rows - 1, 0));
-    const int4 token = __ldg(reinterpret_cast<const int4*>(tokens + (item.row_begin + row) / a.group_size));
-    rows.q_index[i] = token.x;
-    rows.end[i] = token.w;
-    if (a.seq_lens != nullptr) rows.end[i] = min(rows.end[i], a.seq_lens[token.y]);
-  }
-  return rows;
+  const QueryToken* tokens = cuda::plan_array<QueryToken>(params.plan, params.plan->query_tokens);
+  const int4 token = __ldg(reinterpret_cast<const int4*>(tokens + row / a.group_size));
+  return {token.x, a.seq_lens == nullptr ? token.w : min(token.w, a.seq_lens[token.y])};
 }
 static_assert(offsetof(QueryToken, request) == 4 && offsetof(QueryToken, visible_end) == 12);
 
-/// By a whole warp. Rows beyond the last repeat it.
-template <int max_rows>
+/// By a whole warp: lane l brings rows l, l + 32, ...; rows beyond the item's last repeat it.
+template <int max_rows, int count>
 __device__ __forceinline__ void fill(UnitSlot<max_rows>& slot, const ItemRows& item, int head, int align,
-                                     const LaneRows<max_rows>& rows) {
+                                     const RowPlace (&rows)[count]) {
   const int lane = threadIdx.x % 32;
   const int origin = item.token_begin / align * align;
   int low = item.token_end - origin, high = 0;
 #pragma unroll
-  for (int i = 0; i < LaneRows<max_rows>::count; ++i) {
-    const int end = min(rows.end[i], item.token_end) - origin;
+  for (int i = 0; i < count; ++i) {
+    const int end = min(rows[i].end, item.token_end) - origin;
     if (lane + 32 * i < max_rows) {
       slot.row_end[lane + 32 * i] = end;
-      slot.q_index[lane + 32 * i] = rows.q_index[i];
+      slot.q_index[lane + 32 * i] = rows[i].q_index;
     }
     low = min(low, end);
     high = max(high, end);
@@ -121,54 +109,94 @@ __device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRo
   }
 }
 
+/// Units in batches of four, whose lookups take one latency: the items of a batch are read two batches ahead, what
+/// their rows see one ahead, and the queries of a whole batch are under way together.
 template <class T, int head_dim>
 __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& work, SharedMemory<head_dim>& shared) {
+  constexpr int batch = 32 / item_words;
+  static_assert(max_narrow_rows == 16 && num_narrow_slots > batch);
   const CudaParams& params = args.params;
-  const int num_heads = params.attention.num_kv_heads;
-  UnitCursor cursor(work, num_heads), ahead = cursor;
-  if (!cursor.valid()) return;
-  // Items are read two units ahead, what their rows see one: no lookup waits for another.
-  ItemRows item = item_rows(first_word(work));
-  ahead.advance(num_heads);
-  int next_word = item_word(params, ahead);
-  LaneRows<max_narrow_rows> rows = look_up_rows<max_narrow_rows>(params, item);
-  Ring ring;
-  while (cursor.valid()) {
-    UnitSlot<max_narrow_rows>& slot = shared.narrow_units[ring.stage];
-    ptx::barrier_wait(&shared.narrow_unit_empty[ring.stage], ring.parity ^ 1);
-    fill(slot, item, cursor.head, args.box_tokens, rows);
-    copy_queries<T, head_dim>(args, item, cursor.head, rows.q_index[0], shared.narrow_q[ring.stage]);
-    ptx::copy_commit();
-    item = item_rows(next_word);
-    rows = look_up_rows<max_narrow_rows>(params, item);
-    if (ahead.valid()) ahead.advance(num_heads);
-    next_word = item_word(params, ahead);
-    ptx::copy_wait<0>();
-    ptx::fence_async();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&shared.narrow_unit_full[ring.stage]);
-    ring.advance(num_narrow_slots);
-    cursor.advance(num_heads);
+  const int num_heads = params.attention.num_kv_heads, count = num_units(work), lane = threadIdx.x % 32;
+  const auto place = [&](int unit) { return UnitPlace(work, min(unit, count - 1), num_heads); };
+  const auto read_items = [&](int first) { return item_word(params, place(first + lane / item_words).item); };
+  // Row r of the batch's unit u is looked up by lane (16 u + r) % 32.
+  struct Rows {
+    RowPlace pair[2];
+  };
+  const auto look_up = [&](int words) {
+    Rows rows;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int first = (2 * i + lane / 16) * item_words;
+      const int row_begin = __shfl_sync(~0u, words, first), num_rows = __shfl_sync(~0u, words, first + 1);
+      rows.pair[i] = look_up_row(params, row_begin + min(lane % 16, num_rows - 1));
+    }
+    return rows;
+  };
+
+  if (count == 0) return;
+  // The first unit is a batch of its own: nothing starts before its queries are there.
+  int words = first_item_word(work), next_words = read_items(1);
+  Rows rows = look_up(words);
+  Ring fill_at, publish_at;
+  for (int first = 0; first < count;) {
+    const int units = first == 0 ? 1 : min(batch, count - first), next = first + units;
+    const int ahead_words = read_items(next + batch);
+    const Rows next_rows = look_up(next_words);
+#pragma unroll 1
+    for (int u = 0; u < units; ++u) {
+      const ItemRows item(words, u * item_words);
+      const int head = place(first + u).head, source = u % 2 * 16 + lane % 16;
+      const int q_index = __shfl_sync(~0u, u < 2 ? rows.pair[0].q_index : rows.pair[1].q_index, source);
+      const int end = __shfl_sync(~0u, u < 2 ? rows.pair[0].end : rows.pair[1].end, source);
+      ptx::barrier_wait(&shared.narrow_unit_empty[fill_at.stage], fill_at.parity ^ 1);
+      fill(shared.narrow_units[fill_at.stage], item, head, args.box_tokens, {{q_index, end}});
+      copy_queries<T, head_dim>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
+      ptx::copy_commit();
+      fill_at.advance(num_narrow_slots);
+    }
+    for (int u = 0; u < units; ++u) {
+      switch (units - 1 - u) {  // copies of later units may still be on their way
+        case 0:
+          ptx::copy_wait<0>();
+          break;
+        case 1:
+          ptx::copy_wait<1>();
+          break;
+        case 2:
+          ptx::copy_wait<2>();
+          break;
+        default:
+          ptx::copy_wait<3>();
+      }
+      ptx::fence_async();
+      __syncwarp();
+      if (lane == 0) ptx::barrier_arrive(&shared.narrow_unit_full[publish_at.stage]);
+      publish_at.advance(num_narrow_slots);
+    }
+    words = next_words, next_words = ahead_words, rows = next_rows, first = next;
   }
 }
 
 template <int head_dim>
 __device__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work, SharedMemory<head_dim>& shared) {
+  constexpr int rows_per_lane = max_wide_rows / 32;
   const CudaParams& params = args.params;
-  const int num_heads = params.attention.num_kv_heads;
+  const int num_heads = params.attention.num_kv_heads, count = num_units(work), lane = threadIdx.x % 32;
   std::uint32_t parity = 0;
-  UnitCursor cursor(work, num_heads);
-  int word = first_word(work);
-  while (cursor.valid()) {
-    const ItemRows item = item_rows(word);
-    const LaneRows<max_wide_rows> rows = look_up_rows<max_wide_rows>(params, item);
+  for (int unit = 0; unit < count; ++unit) {
+    const UnitPlace place(work, unit, num_heads);
+    const ItemRows item(unit == 0 ? first_item_word(work) : item_word(params, place.item), 0);
+    RowPlace rows[rows_per_lane];
+#pragma unroll
+    for (int i = 0; i < rows_per_lane; ++i) {
+      rows[i] = look_up_row(params, item.row_begin + min(lane + 32 * i, item.num_rows - 1));
+    }
     ptx::barrier_wait(&shared.wide_unit_empty, parity ^ 1);
-    fill(shared.wide_unit, item, cursor.head, args.box_tokens, rows);
+    fill(shared.wide_unit, item, place.head, args.box_tokens, rows);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(&shared.wide_unit_full);
+    if (lane == 0) ptx::barrier_arrive(&shared.wide_unit_full);
     parity ^= 1;
-    cursor.advance(num_heads);
-    word = item_word(params, cursor);
   }
 }
 

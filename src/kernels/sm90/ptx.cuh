@@ -46,6 +46,10 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
 __device__ __forceinline__ void sync_threads(int id, int threads) {
   asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+/// Counts towards the barrier and does not wait.
+__device__ __forceinline__ void arrive_threads(int id, int threads) {
+  asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 /// Whether any of the threads brought true.
 __device__ __forceinline__ bool sync_threads_or(int id, int threads, bool value) {
   int any;
