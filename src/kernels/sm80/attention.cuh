@@ -5,10 +5,9 @@
 //   - K and V come in tiles of 64 tokens, row by row through the block table, into a ring of stages by cp.async. Tokens
 //     that no row of the item sees are zeros, so nothing that lies there reaches a product;
 //   - the warps split rows and tokens (Split): up to 16 rows, all have the same rows and a quarter of each tile, so
-//   that
-//     four warps keep up with memory; up to 64 and 128 rows, each has rows of its own and every token;
+//     that four warps keep up with memory; up to 64 and up to 128, each has rows of its own and every token;
 //   - the warps' states go to shared memory, are put together (max, then weights) and written: out and lse, or a
-//   partial.
+//     partial.
 //
 // Merges. One warp per KV head and some rows of a merge (cuda/merge.cuh).
 //
@@ -40,13 +39,12 @@ template <int D>
 struct Sizes {
   static constexpr int plane_bytes = tile_tokens * D * 2;
   static constexpr int stage_bytes = 2 * plane_bytes;
-  static constexpr int max_rows =
-      D <= 128 ? 128 : 64;  // of a unit at once: two fragments' accumulators per warp, or one
+  static constexpr int max_rows = D <= 128 ? 128 : 64;  // at once: two fragments' accumulators per warp, or one
   static constexpr bool q_behind_ring = D > 128;
   static constexpr int q_bytes = q_behind_ring ? max_rows * D * 2 : 0;
   static constexpr int out_pitch = D + 8;  // floats; the 8 spread a fragment's rows over the banks
   static constexpr int out_bytes = tile_tokens * out_pitch * 4;
-  static constexpr int ctas_per_sm = D <= 64 ? 3 : D <= 128 ? 2 : 1;  // as registers allow
+  static constexpr int ctas_per_sm = D <= 128 ? 2 : 1;
   static constexpr int min_stages = q_behind_ring ? 1 : 2;
   static constexpr int max_stages = 6;
   static_assert(max_rows * D * 2 <= stage_bytes && out_bytes <= min_stages * stage_bytes + q_bytes);

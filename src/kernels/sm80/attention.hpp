@@ -5,7 +5,8 @@
 
 namespace trunkline::kernels::sm80 {
 
-/// head_dim, elements and row counts this backend computes.
+/// head_dim and elements this backend computes: f16 or bf16 for both, any multiple of 16 up to 256. It is compiled for
+/// 64, 128 and 256, and one in between costs the arithmetic of the next, not its bytes.
 bool supports(int head_dim, Element q, Element kv);
 
 /// The most rows of one item, per lane of the plan.
