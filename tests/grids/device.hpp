@@ -36,7 +36,7 @@ std::vector<Target> targets(const Shape& shape);
 /// What the target plans with by default, for that many workers; 0: as many as it has.
 DeviceSpec device_spec(const Target& target, const AttentionConfig& config, int num_workers);
 
-/// Bytes where the device's kernels may read and write them.
+/// Bytes where the device's kernels may read and write them, in the order of the stream.
 class DeviceArray {
  public:
   explicit DeviceArray(const std::vector<std::byte>& host);
@@ -45,6 +45,7 @@ class DeviceArray {
   DeviceArray& operator=(DeviceArray&&) noexcept;
 
   std::byte* data() const;
+  /// Waits for everything on the stream.
   std::vector<std::byte> copy_back() const;
 
  private:
@@ -64,7 +65,7 @@ enum class Way : std::uint8_t {
 const char* to_string(Way way);
 /// The ways of this device, direct first.
 std::vector<Way> ways();
-/// Enqueues the work on the stream, through a graph if that is the way, and waits for its end.
+/// Enqueues the work on the stream, through a graph if that is the way.
 void carry_out(Way way, const std::function<void(Stream)>& work);
 
 }  // namespace trunkline::grids

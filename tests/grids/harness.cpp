@@ -298,22 +298,24 @@ Verdict Problem::judge(const Forest& forest, const Attention& attention, Workspa
 Problem::Results Problem::carry_out_run(Way way, const Attention& attention, Workspace& workspace) const {
   const Device device = attention.device();
   Results results = poisoned_results();
-  const DeviceArray out(results.out.memory), lse(bytes_of(results.lse));
-  TensorView lse_view;
+  const std::size_t lse_bytes = results.lse.size() * sizeof(float),
+                    lse_at = (results.out.memory.size() + 255) / 256 * 256;
+  const DeviceArray both(std::vector<std::byte>(lse_at + lse_bytes, poison));
+  TensorView lse;
   if (way != Way::without_lse) {
-    lse_view =
-        contiguous(lse.data(), DType::float32, {results.out.view.shape[0], shape_.num_qo_heads, 0, 0}, 2, device);
+    lse = contiguous(both.data() + lse_at, DType::float32, {results.out.view.shape[0], shape_.num_qo_heads, 0, 0}, 2,
+                     device);
   }
   const auto* seq_lens =
       seq_lens_on_device_ ? reinterpret_cast<const std::int32_t*>(seq_lens_on_device_->data()) : nullptr;
   carry_out(way, [&](Stream on) {
     attention.run(workspace, on_device(*q_on_device_, q_.memory, q_.view, device),
                   on_device(*kv_on_device_, kv_memory_, kv_, device),
-                  on_device(out, results.out.memory, results.out.view, device), lse_view, on, seq_lens);
+                  on_device(both, results.out.memory, results.out.view, device), lse, on, seq_lens);
   });
-  const std::vector<std::byte> out_bytes = out.copy_back(), lse_bytes = lse.copy_back();
-  std::copy(out_bytes.begin(), out_bytes.end(), results.out.memory.begin());  // in place: the view points there
-  std::memcpy(results.lse.data(), lse_bytes.data(), lse_bytes.size());
+  const std::vector<std::byte> bytes = both.copy_back();
+  std::copy_n(bytes.begin(), results.out.memory.size(), results.out.memory.begin());  // in place: the view points there
+  std::memcpy(results.lse.data(), bytes.data() + lse_at, lse_bytes);
   return results;
 }
 

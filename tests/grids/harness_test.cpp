@@ -44,7 +44,7 @@ TEST(GridHarnessShort, NoticesAForestThatReadsTheWrongTokens) {
   const Batch batch = shared_prefix(3, 16, 8, 8);
   Options options;
   options.strategies = {Strategy::automatic};
-  static const Problem problem(batch, {1, 1, 16, DType::float32, DType::float32}, options);
+  static const Problem problem(batch, {1, 1, 64, DType::float32, DType::float32}, options);
   Batch shorter = batch;
   for (std::int32_t& seq_len : shorter.seq_lens) --seq_len;
   shorter.tables.clear();
