@@ -58,6 +58,7 @@ DeviceWorkspace::DeviceWorkspace(const WorkspaceSizes& sizes, std::byte* block)
   pinned_ = allocate_pinned(carve_slots(nullptr));
   carve_slots(pinned_.get());
 
+  check(static_cast<cudaError_t>(kernels::cuda::prepare_table()), "prepare_table");
   // Kernels find an empty plan before the first, and counters as a launch leaves them. The host waits, for streams
   // that do not follow the default one.
   check(cudaMemset(layout_.plan, 0, sizeof(kernels::PlanHeader)), "cudaMemset");

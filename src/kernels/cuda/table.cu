@@ -22,6 +22,11 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
+int prepare_table() {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, write_runs);
+}
+
 int write_table(std::int32_t* table, const TableRun* singles, int num_singles, const TableRun* runs, int num_runs,
                 const std::int32_t* values, void* stream) {
   const int single_blocks = (num_singles + threads - 1) / threads;

@@ -13,6 +13,10 @@ struct alignas(16) TableRun {
   std::int32_t first;
 };
 
+/// Loads the kernel onto the current device, which its first launch would otherwise do, and perhaps wait for. Returns a
+/// cudaError_t.
+int prepare_table();
+
 /// Runs of one entry, and runs of several with their values. All three arrays may lie in pinned host memory. `stream`
 /// is a cudaStream_t; returns a cudaError_t.
 int write_table(std::int32_t* table, const TableRun* singles, int num_singles, const TableRun* runs, int num_runs,
