@@ -79,19 +79,23 @@ TEST(CudaPrefill, WholePromptsThatShare) {
   expect_exact(batch, shape_of(8, 2), sampled(64));
 }
 
-TEST(CudaDeepTrees, ChainOfThreeHundred) {
+/// A chain of so many nodes, with a request that leaves it at every one.
+class CudaChains : public testing::TestWithParam<std::tuple<int, Strategy, bool>> {};
+INSTANTIATE_TEST_SUITE_P(Depths, CudaChains,
+                         testing::Combine(testing::Values(20, 100, 300), testing::ValuesIn(every_strategy),
+                                          testing::Bool()));
+TEST_P(CudaChains, OfSmallNodes) {
+  const auto [depth, strategy, free_of_costs] = GetParam();
   std::vector<Prefix> prefixes;
   std::vector<int> ends;
-  for (int depth = 0; depth < 300; ++depth) {
-    prefixes.push_back({depth == 0 ? -1 : 2 * (depth - 1), 1 + depth % 7});
-    prefixes.push_back({2 * depth, 1 + depth % 5});
-    ends.push_back(2 * depth + 1);
+  for (int i = 0; i < depth; ++i) {
+    prefixes.push_back({i == 0 ? -1 : 2 * (i - 1), 1 + i % 7});
+    prefixes.push_back({2 * i, 1 + i % 5});
+    ends.push_back(2 * i + 1);
   }
-  Options options = sampled(96);
-  for (const bool free_of_costs : {false, true}) {
-    options.free_of_costs = free_of_costs;
-    expect_exact(batch_of(prefixes, ends, 1), shape_of(4, 1), options);
-  }
+  Options options = sampled(96, {strategy});
+  options.free_of_costs = free_of_costs;
+  expect_exact(batch_of(prefixes, ends, 1), shape_of(4, 1), options);
 }
 TEST(CudaDeepTrees, NineLevels) {
   const std::vector<int> nodes{1, 2, 4, 8, 16, 32, 64, 128, 256}, tokens(9, 100);

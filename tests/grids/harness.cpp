@@ -271,10 +271,11 @@ Verdict Problem::run(const Forest& forest, Strategy strategy, const Target& targ
   }
   const Attention attention(config(strategy), capacity, target.device, execution);
   Workspace workspace(attention);
-  return judge(forest, attention, workspace);
+  return judge(forest, target, attention, workspace);
 }
 
-Verdict Problem::judge(const Forest& forest, const Attention& attention, Workspace& workspace) const {
+Verdict Problem::judge(const Forest& forest, const Target& target, const Attention& attention,
+                       Workspace& workspace) const {
   attention.plan(forest, workspace, stream());
   try {
     workspace.plan().check(forest);
@@ -283,7 +284,7 @@ Verdict Problem::judge(const Forest& forest, const Attention& attention, Workspa
   }
 
   const Results results = carry_out_run(Way::direct, attention, workspace);
-  Verdict verdict = compare(results);
+  Verdict verdict = compare(results, target);
   const std::vector<Way> all_ways = ways();
   for (auto way = all_ways.begin() + 1; way != all_ways.end() && verdict.wrong.empty(); ++way) {
     const Results again = carry_out_run(*way, attention, workspace);
