@@ -7,13 +7,14 @@ DeviceSpec DeviceSpec::h200() {
   DeviceSpec spec;
   spec.name = "NVIDIA H200";
   spec.num_workers = 132;  // SMs, one resident thread block each
+  spec.token_granule = 64;  // a stage
   // Two consumer warpgroups with two 64-row wgmma tiles each. 785e12: cuBLAS, bf16, 8192 cubed, random data.
   spec.wide = {.max_rows = 128, .row_granule = 64, .flops = 640e12, .item_seconds = 1.5e-6};
   // One warpgroup, 64 tokens by 8 to 32 rows. At 32 rows the lane has to keep up with the memory: 32 operations per
   // byte at 4.72 TB/s are 151e12 per second; 200e12 is a quarter of the wide lane's rate and leaves room for the
   // softmax. item_seconds: a stage of 32 KiB takes a worker 32768 / (4.72e12 / 132) = 0.92 us, and an item fills its
   // last stage and the first of the next only partly.
-  spec.narrow = {.max_rows = 16, .row_granule = 8, .flops = 120e12, .item_seconds = 0.15e-6};
+  spec.narrow = {.max_rows = 16, .row_granule = 8, .flops = 120e12, .item_seconds = 0.3e-6};
   spec.lanes_overlap = true;
   spec.overlap_penalty = 0.2;     // products of 1.99 ms beside reads of 1.53 ms took 2.3 to 2.5 ms: 15 to 27 % more
   spec.read_bandwidth = 4.72e12;  // bulk copies, 4 GiB

@@ -55,7 +55,9 @@ namespace {
 
 // Split boundaries are multiples of this many tokens: whole pages where those are of a usual size, so that no page is
 // read by two items, and never so small that a piece is shorter than a step of a kernel.
-std::int32_t split_granule(int page_size) { return std::clamp(page_size, 16, 64); }
+std::int32_t split_granule(int page_size, int token_granule) {
+  return std::max(std::clamp(page_size, 16, 64), token_granule);
+}
 
 bool fits(const Plan& plan, const PlanLimits& limits) {
   auto within = [](const auto& entries, std::int64_t most) {
@@ -188,7 +190,7 @@ void Planner::make(Plan& plan, const Forest& forest, const std::optional<PlanLim
 
   const plan::CostModel cost(device_, config_);
   const PlanLimits most = limits.value_or(plan::no_limits());
-  plan::Search search(forest, cost, plan::split_granule(config_.page_size), plan, scratch);
+  plan::Search search(forest, cost, plan::split_granule(config_.page_size, device_.token_granule), plan, scratch);
   plan::Choice named{.strategy = config_.strategy};
   auto wanted = [&](const plan::SplitOptions& options, double reluctance) {
     if (config_.strategy == Strategy::automatic) {

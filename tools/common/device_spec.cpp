@@ -65,6 +65,7 @@ class Reader {
 nlohmann::ordered_json to_json(const DeviceSpec& spec) {
   return {{"name", spec.name},
           {"num_workers", spec.num_workers},
+          {"token_granule", spec.token_granule},
           {"wide", to_json(spec.wide)},
           {"narrow", to_json(spec.narrow)},
           {"lanes_overlap", spec.lanes_overlap},
@@ -83,6 +84,7 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
   DeviceSpec spec;
   reader.read("name", spec.name);
   reader.read("num_workers", spec.num_workers);
+  reader.read("token_granule", spec.token_granule);
   reader.read("wide", spec.wide);
   reader.read("narrow", spec.narrow);
   reader.read("lanes_overlap", spec.lanes_overlap);

@@ -9,11 +9,11 @@ namespace trunkline::kernels::sm90 {
 
 struct Arguments {
   CudaParams params;
-  float scale_log2;           // scale * log2(e), any sign
-  std::uint32_t q_sign;       // flips the signs of two elements of q where the scale is negative, else 0
-  std::int32_t box_tokens;    // tokens of one copy: 8, 16, 32 or 64; 1 for the gather
-  std::int32_t gather_bytes;  // 16: the gather copies 16 bytes at once; else rows of KV are not aligned to that
-  std::int32_t q_aligned;     // rows of q begin at multiples of 16 bytes
+  float scale_log2;         // scale * log2(e), any sign
+  std::uint32_t q_sign;     // flips the signs of two elements of q where the scale is negative, else 0
+  std::int32_t box_tokens;  // tokens of one copy: 8, 16, 32 or 64; 1 for the general instance
+  std::int32_t
+      gather_bytes;  // 16: the general instance copies 16 bytes at once; else rows of KV are not aligned to that
 };
 
 }  // namespace trunkline::kernels::sm90

@@ -71,10 +71,10 @@ bool aligned_to_16_bytes(const void* data, std::initializer_list<std::int64_t> s
 
 /// Calls `use` with the instance of these elements and sizes.
 template <class Use>
-int with_instance(int head_dim, Element element, bool gather, Use use) {
+int with_instance(int head_dim, Element element, bool general, Use use) {
   const auto with_element = [&]<class T>(T*) {
-    if (head_dim == 64) return gather ? use(Instance<T, 64, true>{}) : use(Instance<T, 64, false>{});
-    return gather ? use(Instance<T, 128, true>{}) : use(Instance<T, 128, false>{});
+    if (head_dim == 64) return general ? use(Instance<T, 64, true>{}) : use(Instance<T, 64, false>{});
+    return general ? use(Instance<T, 128, true>{}) : use(Instance<T, 128, false>{});
   };
   if (element == Element::f16) return with_element(static_cast<__half*>(nullptr));
   return with_element(static_cast<__nv_bfloat16*>(nullptr));
@@ -87,8 +87,8 @@ bool supports(int head_dim, Element q, Element kv) {
 }
 
 int prepare(int head_dim, Element q) {
-  for (const bool gather : {false, true}) {
-    const int error = with_instance(head_dim, q, gather, [](auto instance) { return instance.prepare(); });
+  for (const bool general : {false, true}) {
+    const int error = with_instance(head_dim, q, general, [](auto instance) { return instance.prepare(); });
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
@@ -97,10 +97,12 @@ int prepare(int head_dim, Element q) {
 int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void* stream) {
   const AttentionParams& a = params.attention;
   constexpr float log2_e = 1.44269504f;
-  const int box_tokens = num_pages > 0 ? box_tokens_of(a) : 0;
-  const bool gather = box_tokens == 0;
+  const bool rows_aligned = aligned_to_16_bytes(a.q.data, {a.q.token_stride, a.q.head_stride}) &&
+                            aligned_to_16_bytes(a.out.data, {a.out.token_stride, a.out.head_stride});
+  const int box_tokens = num_pages > 0 && rows_aligned ? box_tokens_of(a) : 0;
+  const bool general = box_tokens == 0;
   CUtensorMap k_map{}, v_map{};
-  if (!gather) {
+  if (!general) {
     for (auto [plane, map] : {std::pair{&a.k, &k_map}, std::pair{&a.v, &v_map}}) {
       if (const cudaError_t error = map_plane(a, *plane, num_pages, box_tokens, *map); error != cudaSuccess)
         return error;
@@ -113,11 +115,10 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
       .params = params,
       .scale_log2 = a.scale * log2_e,
       .q_sign = std::signbit(a.scale) ? 0x80008000u : 0u,
-      .box_tokens = gather ? 1 : box_tokens,
+      .box_tokens = general ? 1 : box_tokens,
       .gather_bytes = aligned(a.k) && aligned(a.v) ? 16 : 2,
-      .q_aligned = aligned_to_16_bytes(a.q.data, {a.q.token_stride, a.q.head_stride}),
   };
-  return with_instance(a.head_dim, a.kv_element, gather,
+  return with_instance(a.head_dim, a.kv_element, general,
                        [&](auto instance) { return instance.launch(args, k_map, v_map, num_ctas, stream); });
 }
 

@@ -7,8 +7,9 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// T: __half or __nv_bfloat16; head_dim: 64 or 128; gather: tokens are copied one by one, not in boxes.
-template <class T, int head_dim, bool gather>
+/// T: __half or __nv_bfloat16; head_dim: 64 or 128; general: any page size, strides
+/// and alignment; else pages are whole boxes for the copy engine, and rows of q and out lie at multiples of 16 bytes.
+template <class T, int head_dim, bool general>
 struct Instance {
   static int prepare();  // 0 or a cudaError_t, like launch
   static int launch(const Arguments& args, const CUtensorMap& k_map, const CUtensorMap& v_map, int num_ctas,

@@ -22,27 +22,18 @@
 
 namespace trunkline::kernels::sm90 {
 
+/// By the first warp, one barrier per lane; `anew` when they have been used before.
 template <int head_dim>
-__device__ void init_barriers(SharedMemory<head_dim>& shared, bool anew) {
-  const auto init = [&](std::uint64_t& barrier, int arrivals) {
-    if (anew) ptx::barrier_invalidate(&barrier);
-    ptx::barrier_init(&barrier, arrivals);
-  };
+__device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bool anew) {
   constexpr int narrow_warps = 4, wide_warps = 8;
-  for (int i = 0; i < num_stages; ++i) {
-    init(shared.narrow_full[i], 1);
-    init(shared.narrow_empty[i], narrow_warps);
-    init(shared.k_full[i], 1);
-    init(shared.k_empty[i], wide_warps);
-    init(shared.v_full[i], 1);
-    init(shared.v_empty[i], wide_warps);
+  constexpr int count = sizeof(Barriers) / sizeof(std::uint64_t);
+  constexpr int num_full = offsetof(Barriers, narrow_empty) / sizeof(std::uint64_t);
+  constexpr int num_not_wide = offsetof(Barriers, k_empty) / sizeof(std::uint64_t);
+  auto* const barriers = reinterpret_cast<std::uint64_t*>(&shared.barriers);
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += 32) {
+    if (anew) ptx::barrier_invalidate(barriers + i);
+    ptx::barrier_init(barriers + i, i < num_full ? 1 : i < num_not_wide ? narrow_warps : wide_warps);
   }
-  for (int i = 0; i < num_narrow_slots; ++i) {
-    init(shared.narrow_unit_full[i], 1);
-    init(shared.narrow_unit_empty[i], narrow_warps);
-  }
-  init(shared.wide_unit_full, 1);
-  init(shared.wide_unit_empty, wide_warps);
   ptx::barrier_init_fence();
 }
 
@@ -60,7 +51,7 @@ __device__ inline void meet_all_ctas(std::uint32_t* word) {
   __threadfence();
 }
 
-template <class T, int head_dim, bool gather>
+template <class T, int head_dim, bool general>
 __global__ void __launch_bounds__(num_threads, 1)
     attend_forest(const __grid_constant__ Arguments args, const __grid_constant__ CUtensorMap k_map,
                   const __grid_constant__ CUtensorMap v_map) {
@@ -70,8 +61,8 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
 
-  if (threadIdx.x == 0) init_barriers(shared, false);
-  if (!gather && threadIdx.x == 32) ptx::prefetch_map(&k_map), ptx::prefetch_map(&v_map);
+  if (threadIdx.x < 32) init_barriers(shared, false);
+  if (!general && threadIdx.x == 32) ptx::prefetch_map(&k_map), ptx::prefetch_map(&v_map);
   ptx::let_next_launch_start();
   ptx::wait_for_last_launch();
   const int num_phases = params.plan->num_phases;
@@ -81,10 +72,8 @@ __global__ void __launch_bounds__(num_threads, 1)
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&] {
     __syncthreads();
-    if (threadIdx.x == 0) {
-      meet_all_ctas(params.counters);
-      init_barriers(shared, true);
-    }
+    if (threadIdx.x == 0) meet_all_ctas(params.counters);
+    if (threadIdx.x < 32) init_barriers(shared, true);
     __syncthreads();
   };
   constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
@@ -95,7 +84,7 @@ __global__ void __launch_bounds__(num_threads, 1)
       const int split = narrow_stages(*work);
       const auto load_kv = [&](const CtaWork::Lane& lane, auto stages) {
         if (num_units(lane) == 0) return;
-        if constexpr (gather)
+        if constexpr (general)
           gather_tokens(args, lane, stages);
         else
           load_boxes(args, &k_map, &v_map, lane, stages);
@@ -108,7 +97,7 @@ __global__ void __launch_bounds__(num_threads, 1)
           load_kv(work->wide, StageWriter<true, head_dim>(shared, split, num_stages - split));
           break;
         case Loader::narrow_units:
-          load_narrow_units<T, head_dim>(args, work->narrow, shared);
+          load_narrow_units<T, head_dim, general>(args, work->narrow, shared);
           break;
         case Loader::wide_units:
           if (num_units(work->wide) > 0) load_wide_units<head_dim>(args, work->wide, shared);
@@ -126,7 +115,7 @@ __global__ void __launch_bounds__(num_threads, 1)
   } else {
     ptx::take_registers<wide_registers>();
     for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
-      WideConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
+      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
       if (phase + 1 < num_phases) next_phase();
     }
     if (!merges) return;

@@ -8,11 +8,11 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// Four warpgroups of 128 threads. Registers are dealt to them at the start: 56 + 104 + 2 * 176 = 4 * 128.
+/// Four warpgroups of 128 threads. Registers are dealt to them at the start: 64 + 96 + 2 * 176 = 4 * 128.
 enum class Role : int { loaders, narrow, wide_low, wide_high };
 inline constexpr int warpgroup = 128;
 inline constexpr int num_threads = 4 * warpgroup;
-inline constexpr int loader_registers = 56, narrow_registers = 104, wide_registers = 176;
+inline constexpr int loader_registers = 64, narrow_registers = 96, wide_registers = 176;
 
 /// Warps of the loaders' warpgroup.
 enum class Loader : int { narrow_kv, wide_kv, narrow_units, wide_units };
@@ -23,7 +23,7 @@ enum class Barrier : int { narrow = 1, wide_low, wide_high, written, met };
 inline constexpr int tile_tokens = 64;  // of a stage
 inline constexpr int group_tokens = 8;  // rows of a swizzled tile
 inline constexpr int num_stages = 6;    // dealt to the two rings
-inline constexpr int num_narrow_slots = 6;
+inline constexpr int num_narrow_slots = 6, num_wide_slots = 2;
 
 /// Where the elements of a stage lie: groups of 8 tokens, each of them one or two (head_dim / 64) swizzled tiles of 8
 /// tokens by 64 elements. K first, then V.
@@ -46,19 +46,22 @@ struct UnitSlot {
   std::int32_t q_index[max_rows];  // row of q, out and lse
 };
 
+/// Those that say `full` have the arrival of one loader, those that say `empty` one of each consuming warp.
+struct Barriers {
+  std::uint64_t narrow_full[num_stages], k_full[num_stages], v_full[num_stages];
+  std::uint64_t narrow_unit_full[num_narrow_slots], wide_unit_full[num_wide_slots];
+  std::uint64_t narrow_empty[num_stages], narrow_unit_empty[num_narrow_slots];
+  std::uint64_t k_empty[num_stages], v_empty[num_stages], wide_unit_empty[num_wide_slots];
+};
+
 template <int head_dim>
 struct SharedMemory {
   alignas(1024) std::uint8_t stages[num_stages][StageLayout<head_dim>::bytes];
   alignas(1024) std::uint8_t narrow_q[num_narrow_slots][max_narrow_rows * head_dim * 2];
   alignas(1024) std::uint8_t narrow_p[2][max_narrow_rows * tile_tokens * 2];
-  float narrow_sums[4][max_narrow_rows];  // per warp
   UnitSlot<max_narrow_rows> narrow_units[num_narrow_slots];
-  UnitSlot<max_wide_rows> wide_unit;
-  // full: the producer's arrival; empty: one per consuming warp.
-  std::uint64_t narrow_full[num_stages], narrow_empty[num_stages];
-  std::uint64_t k_full[num_stages], k_empty[num_stages], v_full[num_stages], v_empty[num_stages];
-  std::uint64_t narrow_unit_full[num_narrow_slots], narrow_unit_empty[num_narrow_slots];
-  std::uint64_t wide_unit_full, wide_unit_empty;
+  UnitSlot<max_wide_rows> wide_units[num_wide_slots];
+  Barriers barriers;
 };
 
 /// A position in a ring of `size` stages, and which way round it is.

@@ -19,16 +19,26 @@ class StageWriter {
   __device__ __forceinline__ std::uint8_t* k() const { return shared_.stages[first_ + ring_.stage]; }
   __device__ __forceinline__ std::uint8_t* v() const { return k() + Layout::plane_bytes; }
   __device__ __forceinline__ std::uint64_t* k_full() const {
-    return wide ? &shared_.k_full[ring_.stage] : &shared_.narrow_full[ring_.stage];
+    return wide ? &shared_.barriers.k_full[ring_.stage] : &shared_.barriers.narrow_full[ring_.stage];
   }
   __device__ __forceinline__ std::uint64_t* v_full() const {
-    return wide ? &shared_.v_full[ring_.stage] : &shared_.narrow_full[ring_.stage];
+    return wide ? &shared_.barriers.v_full[ring_.stage] : &shared_.barriers.narrow_full[ring_.stage];
+  }
+  /// Whether the consumers have left both planes.
+  __device__ __forceinline__ bool empty() const {
+    const Barriers& b = shared_.barriers;
+    const auto passed = [&](const std::uint64_t& barrier) {
+      return ptx::barrier_passed(const_cast<std::uint64_t*>(&barrier), ring_.parity ^ 1);
+    };
+    return wide ? passed(b.k_empty[ring_.stage]) && passed(b.v_empty[ring_.stage])
+                : passed(b.narrow_empty[ring_.stage]);
   }
   __device__ __forceinline__ void wait_k_empty() const {
-    ptx::barrier_wait(wide ? &shared_.k_empty[ring_.stage] : &shared_.narrow_empty[ring_.stage], ring_.parity ^ 1);
+    ptx::barrier_wait(wide ? &shared_.barriers.k_empty[ring_.stage] : &shared_.barriers.narrow_empty[ring_.stage],
+                      ring_.parity ^ 1);
   }
   __device__ __forceinline__ void wait_v_empty() const {
-    if constexpr (wide) ptx::barrier_wait(&shared_.v_empty[ring_.stage], ring_.parity ^ 1);
+    if constexpr (wide) ptx::barrier_wait(&shared_.barriers.v_empty[ring_.stage], ring_.parity ^ 1);
   }
   __device__ __forceinline__ void advance() { ring_.advance(size_); }
 
@@ -194,6 +204,12 @@ __device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, 
         const int t = min(token + i * 32 + lane, run.end - 1), entry = t / a.page_size;
         page[i] = __ldg(a.table + run.table_row * a.table_stride + entry);
         slot[i] = t - entry * a.page_size;
+      }
+      // A consumer may hold its stage until it sees the next one: nothing is kept back while this waits.
+      if (pending && !__all_sync(~0u, stage.empty())) {
+        ptx::copy_wait<0>();
+        publish();
+        pending = false;
       }
       stage.wait_k_empty();
       stage.wait_v_empty();

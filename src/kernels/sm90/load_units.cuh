@@ -75,7 +75,7 @@ __device__ __forceinline__ void fill(UnitSlot<max_rows>& slot, const ItemRows& i
 __device__ __forceinline__ int padded_rows(int num_rows) { return num_rows <= 8 ? 8 : 16; }
 
 /// Queries of a unit, [head_dim / 64][rows][64] swizzled; zeros beyond the last row.
-template <class T, int head_dim>
+template <class T, int head_dim, bool general>
 __device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRows& item, int head, int my_q_index,
                                              std::uint8_t* to) {
   constexpr int chunks = head_dim / 8;
@@ -83,7 +83,6 @@ __device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRo
   const int lane = threadIdx.x % 32, chunk = lane % chunks;
   const int num_rows = padded_rows(item.num_rows);
   const auto* q = static_cast<const T*>(a.q.data);
-  const bool aligned = args.q_aligned;
   for (int r = 0; r < num_rows; r += 32 / chunks) {
     const int row = r + lane / chunks;
     const std::int64_t q_index = __shfl_sync(~0u, my_q_index, min(row, item.num_rows - 1));
@@ -93,7 +92,7 @@ __device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRo
         q + q_index * a.q.token_stride + (head * a.group_size + head_in_group) * a.q.head_stride + chunk * 8;
     const std::uint32_t at =
         ptx::shared_address(to) + chunk / 8 * num_rows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16;
-    if (aligned) {
+    if constexpr (!general) {
       ptx::copy_16(at, valid ? from : q, valid);
     } else {
       std::uint32_t words[4] = {0, 0, 0, 0};
@@ -111,7 +110,7 @@ __device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRo
 
 /// Units in batches of four, whose lookups take one latency: the items of a batch are read two batches ahead, what
 /// their rows see one ahead, and the queries of a whole batch are under way together.
-template <class T, int head_dim>
+template <class T, int head_dim, bool general>
 __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& work, SharedMemory<head_dim>& shared) {
   constexpr int batch = 32 / item_words;
   static_assert(max_narrow_rows == 16 && num_narrow_slots > batch);
@@ -149,9 +148,9 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
       const int head = place(first + u).head, source = u % 2 * 16 + lane % 16;
       const int q_index = __shfl_sync(~0u, u < 2 ? rows.pair[0].q_index : rows.pair[1].q_index, source);
       const int end = __shfl_sync(~0u, u < 2 ? rows.pair[0].end : rows.pair[1].end, source);
-      ptx::barrier_wait(&shared.narrow_unit_empty[fill_at.stage], fill_at.parity ^ 1);
+      ptx::barrier_wait(&shared.barriers.narrow_unit_empty[fill_at.stage], fill_at.parity ^ 1);
       fill(shared.narrow_units[fill_at.stage], item, head, args.box_tokens, {{q_index, end}});
-      copy_queries<T, head_dim>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
+      copy_queries<T, head_dim, general>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
       ptx::copy_commit();
       fill_at.advance(num_narrow_slots);
     }
@@ -171,7 +170,7 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
       }
       ptx::fence_async();
       __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(&shared.narrow_unit_full[publish_at.stage]);
+      if (lane == 0) ptx::barrier_arrive(&shared.barriers.narrow_unit_full[publish_at.stage]);
       publish_at.advance(num_narrow_slots);
     }
     words = next_words, next_words = ahead_words, rows = next_rows, first = next;
@@ -183,7 +182,7 @@ __device__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work
   constexpr int rows_per_lane = max_wide_rows / 32;
   const CudaParams& params = args.params;
   const int num_heads = params.attention.num_kv_heads, count = num_units(work), lane = threadIdx.x % 32;
-  std::uint32_t parity = 0;
+  Ring ring;
   for (int unit = 0; unit < count; ++unit) {
     const UnitPlace place(work, unit, num_heads);
     const ItemRows item(unit == 0 ? first_item_word(work) : item_word(params, place.item), 0);
@@ -192,11 +191,11 @@ __device__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work
     for (int i = 0; i < rows_per_lane; ++i) {
       rows[i] = look_up_row(params, item.row_begin + min(lane + 32 * i, item.num_rows - 1));
     }
-    ptx::barrier_wait(&shared.wide_unit_empty, parity ^ 1);
-    fill(shared.wide_unit, item, place.head, args.box_tokens, rows);
+    ptx::barrier_wait(&shared.barriers.wide_unit_empty[ring.stage], ring.parity ^ 1);
+    fill(shared.wide_units[ring.stage], item, place.head, args.box_tokens, rows);
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(&shared.wide_unit_full);
-    parity ^= 1;
+    if (lane == 0) ptx::barrier_arrive(&shared.barriers.wide_unit_full[ring.stage]);
+    ring.advance(num_wide_slots);
   }
 }
 

@@ -17,6 +17,12 @@ struct MergePiece {
   int q_index;                // of row + lane, for the first lanes
 };
 
+/// exp(lse - most), 0 for a source without tokens.
+__device__ __forceinline__ float weight_of(float lse, float most) {
+  constexpr float log2_e = 1.44269504f;
+  return lse == -INFINITY ? 0 : ptx::exp2((lse - most) * log2_e);
+}
+
 template <class T, int head_dim>
 class MergeList {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
@@ -32,7 +38,7 @@ class MergeList {
         step_(num_warps) {
     const int most_rows = params.plan->most_merge_rows, heads = params.attention.num_kv_heads;
     const int rows = params.plan->num_merges * heads * most_rows;
-    rows_ = rows <= 2 * num_warps ? 1 : 2;
+    rows_ = rows <= 2 * num_warps ? 1 : 4;
     pieces_ = (most_rows + rows_ - 1) / rows_;
     num_pieces_ = params.plan->num_merges * heads * pieces_;
     piece_ = find();
@@ -48,7 +54,7 @@ class MergeList {
       if (rows_ == 1) {
         merge<1, 8>(piece);
       } else {
-        merge<2, 4>(piece);
+        merge<4, 2>(piece);
       }
     }
   }
@@ -74,15 +80,31 @@ class MergeList {
 
   /// Of this lane's source among [first, first + 32): the partial rows, and their log-sum-exps.
   template <int rows>
-  __device__ __forceinline__ void read_lse(const MergePiece& piece, int first, std::int64_t (&index)[rows],
+  __device__ __forceinline__ void read_lse(const MergePiece& piece, int first, std::int32_t (&partial)[rows],
                                            float (&lse)[rows]) const {
     const AttentionParams& a = params_.attention;
     const int at = first + static_cast<int>(threadIdx.x % 32), last = piece.merge.num_sources - 1;
     const int source = first == 0 ? piece.source : __ldg(sources_ + piece.merge.source_begin + min(at, last));
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
-      index[r] = cuda::partial_index(a, source + min(piece.row + r, piece.row_end - 1), piece.kv_head);
-      lse[r] = at <= last ? __ldcg(a.partial_lse + index[r]) : -INFINITY;
+      partial[r] = source + min(piece.row + r, piece.row_end - 1);
+      const float* const from = a.partial_lse + cuda::partial_index(a, partial[r], piece.kv_head);
+      lse[r] = at <= last ? __ldcg(from) : -INFINITY;
+    }
+  }
+
+  /// Over the lanes.
+  template <int rows>
+  static __device__ __forceinline__ void reduce(float (&most)[rows], float (&sum)[rows]) {
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      float highest = most[r];
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
+      sum[r] *= weight_of(most[r], highest);
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) sum[r] += __shfl_xor_sync(~0u, sum[r], step);
+      most[r] = highest;
     }
   }
 
@@ -91,62 +113,53 @@ class MergeList {
   __device__ __forceinline__ void merge(const MergePiece& piece) const {
     const AttentionParams& a = params_.attention;
     const int lane = threadIdx.x % 32, num_sources = piece.merge.num_sources;
-    std::int64_t index[rows];
-    float lse[rows], loaded[ahead][rows][vector];
-    const auto load = [&](int first) {
+    std::int32_t partial[rows];
+    float lse[rows], most[rows], sum[rows], weight[rows], out[rows][vector] = {};
+#pragma unroll
+    for (int r = 0; r < rows; ++r) most[r] = -INFINITY, sum[r] = 0;
+    if (num_sources > 32) {  // more than a lane each: their weights need a pass of their own
+#pragma unroll 1
+      for (int chunk = 0; chunk < num_sources; chunk += 32) {
+        read_lse(piece, chunk, partial, lse);
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+          const float higher = fmaxf(most[r], lse[r]);
+          sum[r] = sum[r] * weight_of(most[r], higher) + weight_of(lse[r], higher);
+          most[r] = higher;
+        }
+      }
+      reduce(most, sum);
+    }
+#pragma unroll 1
+    for (int first = 0; first < num_sources; first += ahead) {
+      if (first % 32 == 0) read_lse(piece, first, partial, lse);
+      float loaded[ahead][rows][vector];
+#pragma unroll
+      for (int s = 0; s < ahead; ++s) {
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {  // beyond the last source: the last one again
+          const std::int64_t from =
+              cuda::partial_index(a, __shfl_sync(~0u, partial[r], (first + s) % 32), piece.kv_head);
+          cuda::merging::load_partial(loaded[s][r], a.partial_out + from * head_dim + lane * vector);
+        }
+      }
+      if (first % 32 == 0) {  // under the loads
+        if (num_sources <= 32) {
+#pragma unroll
+          for (int r = 0; r < rows; ++r) most[r] = lse[r], sum[r] = lse[r] == -INFINITY ? 0 : 1;
+          reduce(most, sum);
+        }
+#pragma unroll
+        for (int r = 0; r < rows; ++r) weight[r] = sum[r] == 0 ? 0 : weight_of(lse[r], most[r]) / sum[r];
+      }
 #pragma unroll
       for (int s = 0; s < ahead; ++s) {
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
-          const std::int64_t from =
-              __shfl_sync(~0u, index[r], (first + s) % 32);  // beyond the last: the last once more
-          cuda::merging::load_partial(loaded[s][r], a.partial_out + from * head_dim + lane * vector);
-        }
-      }
-    };
-    float most[rows], sum[rows], out[rows][vector] = {};
+          const float factor = __shfl_sync(~0u, weight[r], (first + s) % 32);  // 0 beyond the last source
 #pragma unroll
-    for (int r = 0; r < rows; ++r) most[r] = -INFINITY, sum[r] = 0;
-    if (num_sources > 0) {
-      read_lse(piece, 0, index, lse);
-      load(0);
-    }
-    for (int first = 0; first < num_sources; first += 32) {
-      if (first > 0) read_lse(piece, first, index, lse);
-#pragma unroll
-      for (int r = 0; r < rows; ++r) {
-        const float higher = fmaxf(most[r], lse[r]);
-        sum[r] = sum[r] * cuda::merging::weight_of(most[r], higher) + cuda::merging::weight_of(lse[r], higher);
-        most[r] = higher;
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      float highest = most[r];
-#pragma unroll
-      for (int step = 16; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
-      sum[r] *= cuda::merging::weight_of(most[r], highest);
-#pragma unroll
-      for (int step = 16; step > 0; step /= 2) sum[r] += __shfl_xor_sync(~0u, sum[r], step);
-      most[r] = highest;
-    }
-    for (int chunk = 0; chunk < num_sources; chunk += 32) {
-      if (num_sources > 32) read_lse(piece, chunk, index, lse);
-      float weight[rows];
-#pragma unroll
-      for (int r = 0; r < rows; ++r) {
-        weight[r] = sum[r] == 0 ? 0 : cuda::merging::weight_of(lse[r], most[r]) / sum[r];
-      }
-      for (int first = 0; first < min(32, num_sources - chunk); first += ahead) {
-        if (chunk + first > 0) load(first);
-#pragma unroll
-        for (int s = 0; s < ahead; ++s) {
-#pragma unroll
-          for (int r = 0; r < rows; ++r) {
-            const float factor = __shfl_sync(~0u, weight[r], (first + s) % 32);  // 0 beyond the last source
-            if (factor == 0) continue;                                           // no token: its out is not used
-#pragma unroll
-            for (int v = 0; v < vector; ++v) out[r][v] += factor * loaded[s][r][v];
+          for (int v = 0; v < vector; ++v) {  // a source without tokens: its out is not used
+            out[r][v] += factor == 0 ? 0 : factor * loaded[s][r][v];
           }
         }
       }
@@ -157,8 +170,15 @@ class MergeList {
       if (piece.row + r >= piece.row_end) break;
       const auto place = cuda::place_of(a, q_index, piece.merge.row_begin + piece.row + r, piece.kv_head);
       cuda::store_rounded(cuda::row_of<T>(a.out, place) + lane * vector, out[r]);
-      if (a.lse != nullptr && lane == 0) *cuda::lse_of(a, place) = most[r] + logf(sum[r]);
     }
+    if (a.lse == nullptr || piece.row + lane >= piece.row_end) return;
+    float my_most = most[0], my_sum = sum[0];  // of row `lane`
+#pragma unroll
+    for (int r = 1; r < rows; ++r) {
+      if (lane == r) my_most = most[r], my_sum = sum[r];
+    }
+    const auto place = cuda::place_of(a, piece.q_index, piece.merge.row_begin + piece.row + lane, piece.kv_head);
+    *cuda::lse_of(a, place) = my_most + logf(my_sum);
   }
 
   const CudaParams& params_;

@@ -55,14 +55,14 @@ class NarrowConsumer {
     state.tile = 0;
     state.unwritten = false;
     float a[N / 2], b[N / 2];
-    ptx::barrier_wait(&shared_.narrow_full[keys_.stage], keys_.parity);
+    ptx::barrier_wait(&shared_.barriers.narrow_full[keys_.stage], keys_.parity);
     issue_scores<N>(a, keys_.stage, unit_.stage);
     keys_.advance(ring_size_);
     products_wait<0>();
     products_are_in(a);
-    while (true) {
-      if (!step(state, a, b)) break;
-      if (!step(state, b, a)) break;
+    while (step(state, a, b)) {
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) a[i] = b[i];
     }
     hand_over_sums(state);
     products_wait<0>();
@@ -92,7 +92,7 @@ class NarrowConsumer {
     const int next_stage = more ? keys_.stage : values_.stage;
     const int next_queries = more ? next_unit.stage : unit_.stage;
     if (more) {
-      ptx::barrier_wait(&shared_.narrow_full[next_stage], keys_.parity);
+      ptx::barrier_wait(&shared_.barriers.narrow_full[next_stage], keys_.parity);
       keys_.advance(ring_size_);
     }
     issue_scores<N>(next, next_stage, next_queries);
@@ -155,7 +155,7 @@ class NarrowConsumer {
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
   __device__ __forceinline__ Slot& slot(const Ring& unit) { return shared_.narrow_units[unit.stage]; }
   __device__ __forceinline__ void wait_unit(const Ring& unit) {
-    ptx::barrier_wait(&shared_.narrow_unit_full[unit.stage], unit.parity);
+    ptx::barrier_wait(&shared_.barriers.narrow_unit_full[unit.stage], unit.parity);
   }
 
   template <int N>
@@ -194,7 +194,7 @@ class NarrowConsumer {
 
   /// The stage whose values have been added.
   __device__ __forceinline__ void release_stage() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.narrow_empty[done_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_empty[done_.stage]);
     done_.advance(ring_size_);
   }
 
@@ -247,8 +247,8 @@ class NarrowConsumer {
                   f = ptx::exp2(scores[i + 3] - state.reference[c + 1]);
       sum[c] = a + e;
       sum[c + 1] = b + f;
-      p[c] = ptx::pack<T>(a, b);
-      p[c + 1] = ptx::pack<T>(e, f);
+      p[c] = cuda::pack<T>(a, b);
+      p[c + 1] = cuda::pack<T>(e, f);
     }
   }
 
@@ -326,24 +326,32 @@ class NarrowConsumer {
   __device__ __forceinline__ void write_unit(const State<N>& state) {
     const Slot& unit = slot(unwritten_);
     const auto* const sums = reinterpret_cast<const float (*)[max_narrow_rows]>(shared_.narrow_q[unwritten_.stage]);
-    const RowWriter<T, head_dim> writer(args_.params.attention, unit.head, unit.partial_begin);
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
       const int row = row_of(c);
       if (row >= unit.num_rows) continue;
       const float sum = sums[0][row] + sums[1][row] + sums[2][row] + sums[3][row];
       const float factor = sum > 0 ? 1 / sum : 0;
-      const auto at = writer.row(row, unit.row_begin, unit.q_index[row]);
+      const RowTarget<T> to =
+          target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.row_begin, unit.q_index[row]);
       const int i = c / 2 * 4 + c % 2, d = warp() * 16 + lane() / 4;
+      if (to.partial != nullptr) {
 #pragma unroll
-      for (int h = 0; h < halves; ++h) {
-        at.write(h * 64 + d, state.out[h][i] * factor);
-        at.write(h * 64 + d + 8, state.out[h][i + 2] * factor);
+        for (int h = 0; h < halves; ++h) {
+          to.partial[h * 64 + d] = state.out[h][i] * factor;
+          to.partial[h * 64 + d + 8] = state.out[h][i + 2] * factor;
+        }
+      } else {
+#pragma unroll
+        for (int h = 0; h < halves; ++h) {
+          store_element(to.out + h * 64 + d, state.out[h][i] * factor);
+          store_element(to.out + h * 64 + d + 8, state.out[h][i + 2] * factor);
+        }
       }
-      if (warp() == 0 && lane() < 4) at.write_lse(state.last_reference[c], sum);
+      if (warp() == 0 && lane() < 4) to.write_lse(state.last_reference[c], sum);
     }
     __syncwarp();
-    if (lane() == 0) ptx::barrier_arrive(&shared_.narrow_unit_empty[unwritten_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_unit_empty[unwritten_.stage]);
     unwritten_.advance(num_narrow_slots);
   }
 

@@ -42,6 +42,21 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
       : "memory");
 }
 
+/// Whether a wait would return at once.
+__device__ __forceinline__ bool barrier_passed(std::uint64_t* barrier, std::uint32_t parity) {
+  int passed;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(passed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return passed != 0;
+}
+
 // --- named barriers of `threads` threads ---
 __device__ __forceinline__ void sync_threads(int id, int threads) {
   asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -115,19 +130,17 @@ __device__ __forceinline__ float exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-template <class T>
-__device__ __forceinline__ std::uint32_t pack(float low, float high);
-template <>
-__device__ __forceinline__ std::uint32_t pack<__nv_bfloat16>(float low, float high) {
-  std::uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-template <>
-__device__ __forceinline__ std::uint32_t pack<__half>(float low, float high) {
-  std::uint32_t r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
+/// Keeps what follows behind the computation of x, which is not negative: a store that never happens. Otherwise the
+/// assembler moves a wait for products before arithmetic that should run under them.
+__device__ __forceinline__ void keep_before(float x, std::uint32_t anywhere) {
+  asm volatile(
+      "{\n"
+      ".reg .pred never;\n"
+      "setp.lt.f32 never, %0, 0f00000000;\n"
+      "@never st.shared.f32 [%1], %0;\n"
+      "}" ::"f"(x),
+      "r"(anywhere)
+      : "memory");
 }
 /// Stores two 8 x 8 matrices of 16-bit elements, transposed.
 __device__ __forceinline__ void store_transposed(std::uint32_t to, std::uint32_t a, std::uint32_t b) {

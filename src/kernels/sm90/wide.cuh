@@ -5,13 +5,15 @@
 // other warpgroup's products fill what remains.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/wgmma.cuh"
 #include "kernels/sm90/write_rows.cuh"
 
 namespace trunkline::kernels::sm90 {
 
-template <class T, int head_dim>
+template <class T, int head_dim, bool general>
 class WideConsumer {
   using Layout = StageLayout<head_dim>;
 
@@ -23,14 +25,14 @@ class WideConsumer {
         units_left_(units),
         high_(threadIdx.x / warpgroup == static_cast<unsigned>(Role::wide_high)),
         first_row_(static_cast<int>(high_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4)),
-        scale_(fabsf(args.scale_log2)) {}
+        scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)) {}
 
   __device__ void run() {
     if (units_left_ == 0) return;
     std::uint32_t q[head_dim / 16][4];
     load_next_queries(q);
     for (; units_left_ > 0; --units_left_) {
-      const Unit unit = take_unit();
+      const Unit& unit = shared_.wide_units[unit_.stage];
       float out[head_dim / 2], reference[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 #pragma unroll
       for (int i = 0; i < head_dim / 2; ++i) out[i] = 0;
@@ -41,71 +43,45 @@ class WideConsumer {
         skip(unit);
         if (units_left_ > 1) load_next_queries(q);
       }
+      __syncwarp();
+      if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_unit_empty[unit_.stage]);
+      unit_.advance(num_wide_slots);
     }
   }
 
  private:
-  /// What a thread needs to know of a unit; two rows are its own.
-  struct Unit {
-    int num_rows, num_tiles, head, partial_begin, row_begin, lead, min_end, max_end;
-    int row_end[2], q_index[2];
-  };
-
-  __device__ __forceinline__ Unit take_unit() {
-    const UnitSlot<max_wide_rows>& slot = shared_.wide_unit;
-    Unit unit{slot.num_rows,
-              slot.num_tiles,
-              slot.head,
-              slot.partial_begin,
-              slot.row_begin,
-              slot.lead,
-              slot.min_end,
-              slot.max_end,
-              {},
-              {}};
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      unit.row_end[h] = slot.row_end[first_row_ + 8 * h];
-      unit.q_index[h] = slot.q_index[first_row_ + 8 * h];
-    }
-    __syncwarp();
-    if (lane() == 0) ptx::barrier_arrive(&shared_.wide_unit_empty);
-    return unit;
-  }
+  using Unit = UnitSlot<max_wide_rows>;
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
 
-  /// Of the unit that take_unit takes next, as A of the products. Zeros beyond the last row.
+  /// Of the unit after the last whose queries were loaded, as A of the products. Rows beyond the unit's last repeat it:
+  /// what becomes of them is not written. All loads are issued before the first result is used.
   __device__ __forceinline__ void load_next_queries(std::uint32_t (&q)[head_dim / 16][4]) {
     const AttentionParams& a = args_.params.attention;
-    ptx::barrier_wait(&shared_.wide_unit_full, unit_parity_);
-    unit_parity_ ^= 1;
-    const UnitSlot<max_wide_rows>& unit = shared_.wide_unit;
+    ptx::barrier_wait(&shared_.barriers.wide_unit_full[queries_.stage], queries_.parity);
+    const Unit& unit = shared_.wide_units[queries_.stage];
+    queries_.advance(num_wide_slots);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = first_row_ + 8 * h;
-      const bool valid = row < unit.num_rows;
-      const int head = unit.head * a.group_size + (unit.row_begin + row) % a.group_size;
-      const T* const from = static_cast<const T*>(a.q.data) +
-                            (valid ? unit.q_index[row] * a.q.token_stride + head * a.q.head_stride : 0) +
-                            lane() % 4 * 2;
-      if (args_.q_aligned) {
-#pragma unroll
-        for (int k = 0; k < head_dim / 16; ++k) {
-          q[k][h] = valid ? *reinterpret_cast<const std::uint32_t*>(from + k * 16) ^ args_.q_sign : 0;
-          q[k][h + 2] = valid ? *reinterpret_cast<const std::uint32_t*>(from + k * 16 + 8) ^ args_.q_sign : 0;
-        }
-      } else {
+      const int row = min(first_row_ + 8 * h, unit.num_rows - 1);
+      const cuda::RowPlace place = cuda::place_of(a, unit.q_index[row], unit.row_begin + row, unit.head);
+      const T* const from = cuda::row_of<T>(a.q, place) + lane() % 4 * 2;
+      const auto pair = [&](int d) {
+        if constexpr (!general) return *reinterpret_cast<const std::uint32_t*>(from + d);
         const auto* const halves = reinterpret_cast<const std::uint16_t*>(from);
-        const auto pair = [&](int d) {
-          return (halves[d] | static_cast<std::uint32_t>(halves[d + 1]) << 16) ^ args_.q_sign;
-        };
+        return halves[d] | static_cast<std::uint32_t>(halves[d + 1]) << 16;
+      };
 #pragma unroll
-        for (int k = 0; k < head_dim / 16; ++k) {
-          q[k][h] = valid ? pair(k * 16) : 0;
-          q[k][h + 2] = valid ? pair(k * 16 + 8) : 0;
-        }
+      for (int k = 0; k < head_dim / 16; ++k) {
+        q[k][h] = pair(k * 16);
+        q[k][h + 2] = pair(k * 16 + 8);
       }
+    }
+    if (args_.q_sign == 0) return;
+#pragma unroll
+    for (int k = 0; k < head_dim / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) q[k][i] ^= args_.q_sign;
     }
   }
 
@@ -113,14 +89,18 @@ class WideConsumer {
   __device__ __forceinline__ std::uint8_t* v_stage() const {
     return shared_.stages[first_stage_ + values_.stage] + Layout::plane_bytes;
   }
-  __device__ __forceinline__ void wait_keys() { ptx::barrier_wait(&shared_.k_full[keys_.stage], keys_.parity); }
-  __device__ __forceinline__ void wait_values() { ptx::barrier_wait(&shared_.v_full[values_.stage], values_.parity); }
+  __device__ __forceinline__ void wait_keys() {
+    ptx::barrier_wait(&shared_.barriers.k_full[keys_.stage], keys_.parity);
+  }
+  __device__ __forceinline__ void wait_values() {
+    ptx::barrier_wait(&shared_.barriers.v_full[values_.stage], values_.parity);
+  }
   __device__ __forceinline__ void release_keys() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.k_empty[keys_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.k_empty[keys_.stage]);
     keys_.advance(num_stages - first_stage_);
   }
   __device__ __forceinline__ void release_values() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.v_empty[values_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.v_empty[values_.stage]);
     values_.advance(num_stages - first_stage_);
   }
 
@@ -169,10 +149,11 @@ class WideConsumer {
   __device__ __forceinline__ void mask(const Unit& unit, int tile, float (&scores)[32]) const {
     const int begin = tile * tile_tokens;
     if (begin + tile_tokens <= unit.min_end && (tile > 0 || unit.lead == 0)) return;
+    const int end[2] = {unit.row_end[first_row_], unit.row_end[first_row_ + 8]};
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
       const int token = begin + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-      if (token < unit.lead || token >= unit.row_end[i / 2 % 2]) scores[i] = -INFINITY;
+      if (token < unit.lead || token >= end[i / 2 % 2]) scores[i] = -INFINITY;
     }
   }
 
@@ -226,7 +207,7 @@ class WideConsumer {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) p[k][i] = ptx::pack<T>(scores[k * 8 + i * 2], scores[k * 8 + i * 2 + 1]);
+      for (int i = 0; i < 4; ++i) p[k][i] = cuda::pack<T>(scores[k * 8 + i * 2], scores[k * 8 + i * 2 + 1]);
     }
   }
 
@@ -255,6 +236,7 @@ class WideConsumer {
       release_keys();
       mask(unit, tile, scores);
       const bool moves = softmax(scores, reference, sum, factor);
+      ptx::keep_before(sum[0] + sum[1], ptx::shared_address(&shared_));
       products_wait<0>();
       release_values();
       if (moves) {
@@ -273,7 +255,6 @@ class WideConsumer {
 
   __device__ __forceinline__ void write(const Unit& unit, const float (&out)[head_dim / 2], const float (&reference)[2],
                                         float (&sum)[2]) const {
-    const RowWriter<T, head_dim> writer(args_.params.attention, unit.head, unit.partial_begin);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
@@ -281,12 +262,22 @@ class WideConsumer {
       const int row = first_row_ + h * 8;
       if (row >= unit.num_rows) continue;
       const float factor = sum[h] > 0 ? 1 / sum[h] : 0;
-      const auto at = writer.row(row, unit.row_begin, unit.q_index[h]);
+      const RowTarget<T> to =
+          target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.row_begin, unit.q_index[row]);
+      const int d = lane() % 4 * 2;
+      if (to.partial != nullptr) {
 #pragma unroll
-      for (int i = 0; i < head_dim / 8; ++i) {
-        at.write(i * 8 + lane() % 4 * 2, out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
+        for (int i = 0; i < head_dim / 8; ++i) {
+          *reinterpret_cast<float2*>(to.partial + i * 8 + d) =
+              make_float2(out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < head_dim / 8; ++i) {
+          store_pair<!general>(to.out + i * 8 + d, out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
+        }
       }
-      if (lane() % 4 == 0) at.write_lse(reference[h] * scale_, sum[h]);
+      if (lane() % 4 == 0) to.write_lse(reference[h] * scale_, sum[h]);
     }
   }
 
@@ -295,9 +286,9 @@ class WideConsumer {
   int first_stage_, units_left_;
   bool high_;
   int first_row_;
-  float scale_;
+  float scale_;  // positive, so that -inf stays -inf
   Ring keys_, values_;
-  std::uint32_t unit_parity_ = 0;
+  Ring unit_, queries_;  // the unit at hand; the next whose queries are to be loaded
 };
 
 }  // namespace trunkline::kernels::sm90

@@ -3,78 +3,53 @@
 
 #include <cstdint>
 
-#include "kernels/sm90/ptx.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/rows.cuh"
 
 namespace trunkline::kernels::sm90 {
 
-template <class T, int head_dim>
-class RowWriter {
- public:
-  /// partial_begin < 0: rows are complete.
-  __device__ RowWriter(const AttentionParams& params, int head, int partial_begin)
-      : params_(params), head_(head), partial_begin_(partial_begin) {}
+/// The places of one row's elements. Either partial or out is null, and lse where it is not wanted.
+template <class T>
+struct RowTarget {
+  float* partial;
+  T* out;
+  float* lse;
 
-  class Row {
-   public:
-    __device__ __forceinline__ void write(int d, float value) const {
-      if (partial_ != nullptr) {
-        partial_[d] = value;
-      } else {
-        out_[d] = from_float(value);
-      }
-    }
-    /// Elements d and d + 1; d is even.
-    __device__ __forceinline__ void write(int d, float low, float high) const {
-      if (partial_ != nullptr) {
-        *reinterpret_cast<float2*>(partial_ + d) = make_float2(low, high);
-      } else if (reinterpret_cast<std::uintptr_t>(out_) % 4 == 0) {
-        *reinterpret_cast<std::uint32_t*>(out_ + d) = ptx::pack<T>(low, high);
-      } else {
-        out_[d] = from_float(low);
-        out_[d + 1] = from_float(high);
-      }
-    }
-    /// The log-sum-exp of scores whose exponentials base 2, less the reference, sum to `sum`.
-    __device__ __forceinline__ void write_lse(float reference, float sum) const {
-      constexpr float log_2 = 0.693147181f;
-      if (lse_ != nullptr) *lse_ = sum > 0 ? (reference + __log2f(sum)) * log_2 : sum == 0 ? -INFINITY : sum;
-    }
-
-   private:
-    friend class RowWriter;
-    static __device__ __forceinline__ T from_float(float value) {
-      if constexpr (sizeof(T) == 2 && std::is_same_v<T, __half>)
-        return __float2half_rn(value);
-      else
-        return __float2bfloat16_rn(value);
-    }
-    float* partial_;
-    T* out_;
-    float* lse_;
-  };
-
-  /// Row `row` of the unit, which is row row_begin + row of the plan, of query token q_index.
-  __device__ __forceinline__ Row row(int row, int row_begin, int q_index) const {
-    Row at;
-    if (partial_begin_ >= 0) {
-      const std::int64_t index = static_cast<std::int64_t>(partial_begin_ + row) * params_.num_kv_heads + head_;
-      at.partial_ = params_.partial_out + index * head_dim;
-      at.lse_ = params_.partial_lse + index;
-      at.out_ = nullptr;
-    } else {
-      const int head = head_ * params_.group_size + (row_begin + row) % params_.group_size;
-      at.partial_ = nullptr;
-      at.out_ = static_cast<T*>(params_.out.data) + q_index * params_.out.token_stride + head * params_.out.head_stride;
-      at.lse_ = params_.lse == nullptr
-                    ? nullptr
-                    : params_.lse + q_index * params_.lse_token_stride + head * params_.lse_head_stride;
-    }
-    return at;
+  /// The log-sum-exp of scores whose exponentials base 2, less the reference, sum to `sum`.
+  __device__ __forceinline__ void write_lse(float reference, float sum) const {
+    constexpr float log_2 = 0.693147181f;
+    if (lse != nullptr) *lse = sum == 0 ? -INFINITY : (reference + __log2f(sum)) * log_2;
   }
-
- private:
-  const AttentionParams& params_;
-  int head_, partial_begin_;
 };
+
+/// Row `row` of a unit whose first row is row_begin of the plan, and whose partials begin at partial_begin unless that
+/// is negative.
+template <class T>
+__device__ __forceinline__ RowTarget<T> target_of(const AttentionParams& params, int kv_head, int partial_begin,
+                                                  int row, int row_begin, int q_index) {
+  if (partial_begin >= 0) {
+    const std::int64_t index = cuda::partial_index(params, partial_begin + row, kv_head);
+    return {params.partial_out + index * params.head_dim, nullptr, params.partial_lse + index};
+  }
+  const cuda::RowPlace place = cuda::place_of(params, q_index, row_begin + row, kv_head);
+  return {nullptr, cuda::row_of<T>(params.out, place), params.lse == nullptr ? nullptr : cuda::lse_of(params, place)};
+}
+
+/// One element; two in one 4-byte store where `aligned`.
+template <class T>
+__device__ __forceinline__ void store_element(T* to, float value) {
+  *reinterpret_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(cuda::pack<T>(value, 0));
+}
+template <bool aligned, class T>
+__device__ __forceinline__ void store_pair(T* to, float low, float high) {
+  const std::uint32_t pair = cuda::pack<T>(low, high);
+  if constexpr (aligned) {
+    *reinterpret_cast<std::uint32_t*>(to) = pair;
+  } else {
+    auto* const halves = reinterpret_cast<std::uint16_t*>(to);
+    halves[0] = static_cast<std::uint16_t>(pair);
+    halves[1] = static_cast<std::uint16_t>(pair >> 16);
+  }
+}
 
 }  // namespace trunkline::kernels::sm90
