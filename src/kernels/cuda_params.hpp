@@ -31,7 +31,8 @@ struct alignas(128) CtaWork {
     std::int32_t item_base;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
-    std::int32_t pad[2];
+    std::int32_t num_tiles;  // of 64 tokens, of all its units
+    std::int32_t pad;
   };
   Lane wide, narrow;
 };

@@ -60,6 +60,13 @@ void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int 
       work.begin[1] = short_band[w];
       work.end[1] = short_band[w + 1];
     }
+    constexpr int tile_tokens = 64;
+    for (const int run : {0, 1}) {
+      for (int unit = work.begin[run]; unit < work.end[run]; ++unit) {
+        const CudaItem& item = items[item_base + unit / plan.num_kv_heads];
+        work.num_tiles += ceil_div(item.token_end - item.token_begin, tile_tokens);
+      }
+    }
     if (work.begin[0] < work.end[0]) {
       work.first = items[item_base + work.begin[0] / plan.num_kv_heads];
       work.first_head = work.begin[0] % plan.num_kv_heads;

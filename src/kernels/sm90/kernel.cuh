@@ -22,18 +22,34 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// By the first warp, one barrier per lane; `anew` when they have been used before.
+/// By the first lane of every warp, each its share; `anew` when they have been used before.
 template <int head_dim>
 __device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bool anew) {
+  if (threadIdx.x % 32 != 0) return;
   constexpr int narrow_warps = 4, wide_warps = 8;
-  constexpr int count = sizeof(Barriers) / sizeof(std::uint64_t);
-  constexpr int num_full = offsetof(Barriers, narrow_empty) / sizeof(std::uint64_t);
-  constexpr int num_not_wide = offsetof(Barriers, k_empty) / sizeof(std::uint64_t);
-  auto* const barriers = reinterpret_cast<std::uint64_t*>(&shared.barriers);
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += 32) {
-    if (anew) ptx::barrier_invalidate(barriers + i);
-    ptx::barrier_init(barriers + i, i < num_full ? 1 : i < num_not_wide ? narrow_warps : wide_warps);
+  const auto init = [&](std::uint64_t& barrier, int arrivals) {
+    if (anew) ptx::barrier_invalidate(&barrier);
+    ptx::barrier_init(&barrier, arrivals);
+  };
+  const int i = static_cast<int>(threadIdx.x / 32);
+  Barriers& b = shared.barriers;
+  if (i < num_stages) {
+    init(b.narrow.k_full[i], 1);
+    init(b.narrow.v_full[i], 1);
+    init(b.narrow.k_empty[i], narrow_warps);
+    init(b.narrow.v_empty[i], narrow_warps);
+    init(b.narrow_units.full[i], 1);
+    init(b.narrow_units.empty[i], narrow_warps);
+  } else if (i < 2 * num_stages) {
+    init(b.wide.k_full[i - num_stages], 1);
+    init(b.wide.v_full[i - num_stages], 1);
+    init(b.wide.k_empty[i - num_stages], wide_warps);
+    init(b.wide.v_empty[i - num_stages], wide_warps);
+  } else if (i < 2 * num_stages + num_wide_slots) {
+    init(b.wide_units.full[i - 2 * num_stages], 1);
+    init(b.wide_units.empty[i - 2 * num_stages], wide_warps);
   }
+  static_assert(num_narrow_slots == num_stages && 2 * num_stages + num_wide_slots <= num_threads / 32);
   ptx::barrier_init_fence();
 }
 
@@ -61,7 +77,7 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
 
-  if (threadIdx.x < 32) init_barriers(shared, false);
+  init_barriers(shared, false);
   if (!general && threadIdx.x == 32) ptx::prefetch_map(&k_map), ptx::prefetch_map(&v_map);
   ptx::let_next_launch_start();
   ptx::wait_for_last_launch();
@@ -73,7 +89,8 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto next_phase = [&] {
     __syncthreads();
     if (threadIdx.x == 0) meet_all_ctas(params.counters);
-    if (threadIdx.x < 32) init_barriers(shared, true);
+    __syncthreads();
+    init_barriers(shared, true);
     __syncthreads();
   };
   constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
@@ -82,20 +99,25 @@ __global__ void __launch_bounds__(num_threads, 1)
     ptx::give_registers<loader_registers>();
     for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
       const int split = narrow_stages(*work);
-      const auto load_kv = [&](const CtaWork::Lane& lane, auto stages) {
-        if (num_units(lane) == 0) return;
-        if constexpr (general)
-          gather_tokens(args, lane, stages);
-        else
-          load_boxes(args, &k_map, &v_map, lane, stages);
-      };
       switch (static_cast<Loader>(threadIdx.x / 32)) {
-        case Loader::narrow_kv:
-          load_kv(work->narrow, StageWriter<false, head_dim>(shared, 0, split));
+        case Loader::narrow_kv: {
+          const StageWriter<head_dim> stages(shared, shared.barriers.narrow, 0, split);
+          if (work->narrow.num_tiles == 0) break;
+          if constexpr (general)
+            gather_tokens(args, work->narrow, stages);
+          else
+            load_boxes<true>(args, &k_map, &v_map, work->narrow, stages);
           break;
-        case Loader::wide_kv:
-          load_kv(work->wide, StageWriter<true, head_dim>(shared, split, num_stages - split));
+        }
+        case Loader::wide_kv: {
+          const StageWriter<head_dim> stages(shared, shared.barriers.wide, split, num_stages - split);
+          if (work->wide.num_tiles == 0) break;
+          if constexpr (general)
+            gather_tokens(args, work->wide, stages);
+          else
+            load_boxes<false>(args, &k_map, &v_map, work->wide, stages);
           break;
+        }
         case Loader::narrow_units:
           load_narrow_units<T, head_dim, general>(args, work->narrow, shared);
           break;

@@ -46,12 +46,19 @@ struct UnitSlot {
   std::int32_t q_index[max_rows];  // row of q, out and lse
 };
 
-/// Those that say `full` have the arrival of one loader, those that say `empty` one of each consuming warp.
+/// Of the stages of one lane: K and V are waited for, and freed, apart. `full` has the arrival of the producer, `empty`
+/// one of each consuming warp.
+struct StageBarriers {
+  std::uint64_t k_full[num_stages], v_full[num_stages], k_empty[num_stages], v_empty[num_stages];
+};
+template <int slots>
+struct UnitBarriers {
+  std::uint64_t full[slots], empty[slots];
+};
 struct Barriers {
-  std::uint64_t narrow_full[num_stages], k_full[num_stages], v_full[num_stages];
-  std::uint64_t narrow_unit_full[num_narrow_slots], wide_unit_full[num_wide_slots];
-  std::uint64_t narrow_empty[num_stages], narrow_unit_empty[num_narrow_slots];
-  std::uint64_t k_empty[num_stages], v_empty[num_stages], wide_unit_empty[num_wide_slots];
+  StageBarriers narrow, wide;
+  UnitBarriers<num_narrow_slots> narrow_units;
+  UnitBarriers<num_wide_slots> wide_units;
 };
 
 template <int head_dim>
@@ -91,11 +98,14 @@ struct UnitPlace {
   }
 };
 
-/// Stages of the narrow ring, the first of the six; the others are the wide ring's. 96 KiB in flight are enough for
-/// the full bandwidth, and the wide consumers need three pairs of K and V.
+/// Stages of the narrow ring, the first of the six; the others are the wide ring's. Two of K and V keep the wide
+/// consumers busy, three keep them at their best rate; the narrow consumer holds one while it works, and the full
+/// bandwidth takes three more on their way.
 __device__ __forceinline__ int narrow_stages(const CtaWork& work) {
-  if (num_units(work.wide) == 0) return num_stages;
-  return num_units(work.narrow) == 0 ? 0 : num_stages / 2;
+  const int wide = work.wide.num_tiles, narrow = work.narrow.num_tiles;
+  if (wide == 0) return num_stages;
+  if (narrow == 0) return 0;
+  return narrow > wide ? 4 : 3;
 }
 
 }  // namespace trunkline::kernels::sm90

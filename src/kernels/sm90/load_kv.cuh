@@ -7,44 +7,35 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// The stages of one lane as its producer sees them: the narrow consumer waits for K and V together, the wide ones for
-/// each apart.
-template <bool wide, int head_dim>
+/// The stages of one lane as its producer sees them.
+template <int head_dim>
 class StageWriter {
   using Layout = StageLayout<head_dim>;
 
  public:
-  __device__ StageWriter(SharedMemory<head_dim>& shared, int first, int size)
-      : shared_(shared), first_(first), size_(size) {}
-  __device__ __forceinline__ std::uint8_t* k() const { return shared_.stages[first_ + ring_.stage]; }
+  __device__ StageWriter(SharedMemory<head_dim>& shared, StageBarriers& barriers, int first, int size)
+      : stages_(shared.stages + first), barriers_(barriers), size_(size) {}
+  __device__ __forceinline__ std::uint8_t* k() const { return stages_[ring_.stage]; }
   __device__ __forceinline__ std::uint8_t* v() const { return k() + Layout::plane_bytes; }
-  __device__ __forceinline__ std::uint64_t* k_full() const {
-    return wide ? &shared_.barriers.k_full[ring_.stage] : &shared_.barriers.narrow_full[ring_.stage];
+  __device__ __forceinline__ std::uint64_t* k_full() const { return &barriers_.k_full[ring_.stage]; }
+  __device__ __forceinline__ std::uint64_t* v_full() const { return &barriers_.v_full[ring_.stage]; }
+  __device__ __forceinline__ void wait_k_empty() const {
+    ptx::barrier_wait(&barriers_.k_empty[ring_.stage], ring_.parity ^ 1);
   }
-  __device__ __forceinline__ std::uint64_t* v_full() const {
-    return wide ? &shared_.barriers.v_full[ring_.stage] : &shared_.barriers.narrow_full[ring_.stage];
+  __device__ __forceinline__ void wait_v_empty() const {
+    ptx::barrier_wait(&barriers_.v_empty[ring_.stage], ring_.parity ^ 1);
   }
   /// Whether the consumers have left both planes.
   __device__ __forceinline__ bool empty() const {
-    const Barriers& b = shared_.barriers;
-    const auto passed = [&](const std::uint64_t& barrier) {
-      return ptx::barrier_passed(const_cast<std::uint64_t*>(&barrier), ring_.parity ^ 1);
-    };
-    return wide ? passed(b.k_empty[ring_.stage]) && passed(b.v_empty[ring_.stage])
-                : passed(b.narrow_empty[ring_.stage]);
-  }
-  __device__ __forceinline__ void wait_k_empty() const {
-    ptx::barrier_wait(wide ? &shared_.barriers.k_empty[ring_.stage] : &shared_.barriers.narrow_empty[ring_.stage],
-                      ring_.parity ^ 1);
-  }
-  __device__ __forceinline__ void wait_v_empty() const {
-    if constexpr (wide) ptx::barrier_wait(&shared_.barriers.v_empty[ring_.stage], ring_.parity ^ 1);
+    return ptx::barrier_passed(&barriers_.k_empty[ring_.stage], ring_.parity ^ 1) &&
+           ptx::barrier_passed(&barriers_.v_empty[ring_.stage], ring_.parity ^ 1);
   }
   __device__ __forceinline__ void advance() { ring_.advance(size_); }
 
  private:
-  SharedMemory<head_dim>& shared_;
-  int first_, size_;
+  std::uint8_t (*stages_)[Layout::bytes];
+  StageBarriers& barriers_;
+  int size_;
   Ring ring_;
 };
 
@@ -104,56 +95,59 @@ __device__ __forceinline__ Box find_box(const Arguments& args, const TokenRun& r
 }
 
 /// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane.
-template <bool wide, int head_dim>
+///   once  nobody else reads these tokens: they should leave L2 first
+template <bool once, int head_dim>
 __device__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                           const CtaWork::Lane& work, StageWriter<wide, head_dim> stage) {
+                           const CtaWork::Lane& work, StageWriter<head_dim> stage) {
   using Layout = StageLayout<head_dim>;
   const int lane = threadIdx.x % 32;
   const int box_tokens = args.box_tokens, boxes = tile_tokens / box_tokens;  // boxes of a tile's plane, 1 to 8
   const int box_bytes = box_tokens / group_tokens * Layout::group_bytes;
-  const int k_chunks = static_cast<int>(args.params.attention.k.head_stride / 64);  // of 64 elements, from head to head
-  const int v_chunks = static_cast<int>(args.params.attention.v.head_stride / 64);
   const bool is_v = lane >= boxes;  // lanes [0, boxes) copy K, [boxes, 2 * boxes) V
   const int my_box = lane & (boxes - 1);
+  const KvPlane& plane = is_v ? args.params.attention.v : args.params.attention.k;
+  const int chunks = static_cast<int>(plane.head_stride / 64);  // of 64 elements, from head to head
+  const auto first_box = [&](const TokenRun& r) { return r.begin / box_tokens; };
+  const auto look_up = [&](const TokenRun& r) { return find_box(args, r, first_box(r) + lane); };
+
   TokenRuns runs(args.params, work);
-  TokenRun run = runs.next(), run1 = runs.next(), run2 = runs.next();
-  auto first_box = [&](const TokenRun& r) { return r.begin / box_tokens; };
-  Box found = find_box(args, run, first_box(run) + lane), found1 = find_box(args, run1, first_box(run1) + lane);
+  TokenRun run = runs.next(), run1{};
+  Box found = look_up(run), found1{};
+  bool first_unit = true;
   while (run.end > 0) {
     const int end_box = (run.end + box_tokens - 1) / box_tokens;
-    const Box found2 = find_box(args, run2, first_box(run2) + lane);
-    const int chunk = run.head * (is_v ? v_chunks : k_chunks);
+    const int chunk = run.head * chunks;
+    TokenRun run2{};
+    Box found2{};
     for (int window = first_box(run); window < end_box; window += 32) {
-      const Box ahead = window + 32 < end_box ? find_box(args, run, window + 32 + lane) : Box{0, 0};
+      Box ahead{};
       for (int box = window; box < min(end_box, window + 32); box += boxes) {
         const int count = min(boxes, end_box - box);
         const int page = __shfl_sync(~0u, found.page, box - window + my_box);
         const int group = __shfl_sync(~0u, found.group, box - window + my_box);
-        std::uint8_t* const to = stage.k() + my_box * box_bytes;
+        const auto load = [&](std::uint8_t* to, const CUtensorMap* map, std::uint64_t* full) {
+          if (my_box < count) ptx::load_box<once>(to + my_box * box_bytes, map, full, 0, 0, chunk, group, page);
+        };
         stage.wait_k_empty();
-        if constexpr (wide) {
-          if (lane == 0) ptx::barrier_expect(stage.k_full(), count * box_bytes);
-          __syncwarp();
-          if (lane < count) ptx::load_box(to, k_map, stage.k_full(), 0, 0, chunk, group, page);
-          stage.wait_v_empty();
-          if (lane == 0) ptx::barrier_expect(stage.v_full(), count * box_bytes);
-          __syncwarp();
-          if (is_v && lane < boxes + count) {
-            ptx::load_box(to + Layout::plane_bytes, v_map, stage.v_full(), 0, 0, chunk, group, page);
-          }
-        } else {
-          if (lane == 0) ptx::barrier_expect(stage.k_full(), 2 * count * box_bytes);
-          __syncwarp();
-          if (lane < 2 * boxes && my_box < count) {
-            ptx::load_box(to + (is_v ? Layout::plane_bytes : 0), is_v ? v_map : k_map, stage.k_full(), 0, 0, chunk,
-                          group, page);
-          }
-        }
+        if (lane == 0) ptx::barrier_expect(stage.k_full(), count * box_bytes);
+        __syncwarp();
+        if (!is_v) load(stage.k(), k_map, stage.k_full());
+        stage.wait_v_empty();
+        if (lane == 0) ptx::barrier_expect(stage.v_full(), count * box_bytes);
+        __syncwarp();
+        if (is_v && lane < 2 * boxes) load(stage.v(), v_map, stage.v_full());
         stage.advance();
+        // Lookups for later, behind the first copies of what is at hand.
+        if (box == window && window + 32 < end_box) ahead = find_box(args, run, window + 32 + lane);
+        if (box == first_box(run)) {
+          if (first_unit) run1 = runs.next(), found1 = look_up(run1);
+          first_unit = false;
+          run2 = runs.next(), found2 = look_up(run2);
+        }
       }
       found = ahead;
     }
-    run = run1, run1 = run2, run2 = runs.next();
+    run = run1, run1 = run2;
     found = found1, found1 = found2;
   }
 }
@@ -176,22 +170,22 @@ __device__ __forceinline__ void gather_chunk(std::uint32_t to, const std::uint16
 /// Without the copy engine, for pages and strides that its boxes do not fit: every lane finds the rows of two tokens,
 /// and all lanes copy them, a row's chunks side by side. A stage is published once the copies of the next one have been
 /// issued, so that two are in flight.
-template <bool wide, int head_dim>
-__device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, StageWriter<wide, head_dim> stage) {
+template <int head_dim>
+__device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, StageWriter<head_dim> stage) {
   using Layout = StageLayout<head_dim>;
   const AttentionParams& a = args.params.attention;
   const int lane = threadIdx.x % 32;
   constexpr int chunks = head_dim / 8, rows_at_once = 32 / chunks;
   const int chunk = lane % chunks, sub = lane / chunks;
   TokenRuns runs(args.params, work);
-  StageWriter<wide, head_dim> filled = stage;  // the oldest stage not yet published
+  StageWriter<head_dim> filled = stage;  // the oldest stage not yet published
   bool pending = false;
   auto publish = [&]() {
     ptx::fence_async();
     __syncwarp();
     if (lane == 0) {
       ptx::barrier_arrive(filled.k_full());
-      if constexpr (wide) ptx::barrier_arrive(filled.v_full());
+      ptx::barrier_arrive(filled.v_full());
     }
     filled.advance();
   };

@@ -140,20 +140,20 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
   Ring fill_at, publish_at;
   for (int first = 0; first < count;) {
     const int units = first == 0 ? 1 : min(batch, count - first), next = first + units;
-    const int ahead_words = read_items(next + batch);
-    const Rows next_rows = look_up(next_words);
 #pragma unroll 1
     for (int u = 0; u < units; ++u) {
       const ItemRows item(words, u * item_words);
       const int head = place(first + u).head, source = u % 2 * 16 + lane % 16;
       const int q_index = __shfl_sync(~0u, u < 2 ? rows.pair[0].q_index : rows.pair[1].q_index, source);
       const int end = __shfl_sync(~0u, u < 2 ? rows.pair[0].end : rows.pair[1].end, source);
-      ptx::barrier_wait(&shared.barriers.narrow_unit_empty[fill_at.stage], fill_at.parity ^ 1);
+      ptx::barrier_wait(&shared.barriers.narrow_units.empty[fill_at.stage], fill_at.parity ^ 1);
       fill(shared.narrow_units[fill_at.stage], item, head, args.box_tokens, {{q_index, end}});
       copy_queries<T, head_dim, general>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
       ptx::copy_commit();
       fill_at.advance(num_narrow_slots);
     }
+    const int ahead_words = read_items(next + batch);
+    const Rows next_rows = look_up(next_words);
     for (int u = 0; u < units; ++u) {
       switch (units - 1 - u) {  // copies of later units may still be on their way
         case 0:
@@ -170,7 +170,7 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
       }
       ptx::fence_async();
       __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(&shared.barriers.narrow_unit_full[publish_at.stage]);
+      if (lane == 0) ptx::barrier_arrive(&shared.barriers.narrow_units.full[publish_at.stage]);
       publish_at.advance(num_narrow_slots);
     }
     words = next_words, next_words = ahead_words, rows = next_rows, first = next;
@@ -191,10 +191,10 @@ __device__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work
     for (int i = 0; i < rows_per_lane; ++i) {
       rows[i] = look_up_row(params, item.row_begin + min(lane + 32 * i, item.num_rows - 1));
     }
-    ptx::barrier_wait(&shared.barriers.wide_unit_empty[ring.stage], ring.parity ^ 1);
+    ptx::barrier_wait(&shared.barriers.wide_units.empty[ring.stage], ring.parity ^ 1);
     fill(shared.wide_units[ring.stage], item, place.head, args.box_tokens, rows);
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(&shared.barriers.wide_unit_full[ring.stage]);
+    if (lane == 0) ptx::barrier_arrive(&shared.barriers.wide_units.full[ring.stage]);
     ring.advance(num_wide_slots);
   }
 }

@@ -52,9 +52,9 @@ class MergeList {
       piece_ = find();
       if (piece.row >= piece.row_end) continue;
       if (rows_ == 1) {
-        merge<1, 8>(piece);
+        merge<1, 16>(piece);
       } else {
-        merge<4, 2>(piece);
+        merge<4, 4>(piece);
       }
     }
   }

@@ -55,11 +55,11 @@ class NarrowConsumer {
     state.tile = 0;
     state.unwritten = false;
     float a[N / 2], b[N / 2];
-    ptx::barrier_wait(&shared_.barriers.narrow_full[keys_.stage], keys_.parity);
+    ptx::barrier_wait(&shared_.barriers.narrow.k_full[keys_.stage], keys_.parity);
     issue_scores<N>(a, keys_.stage, unit_.stage);
-    keys_.advance(ring_size_);
     products_wait<0>();
     products_are_in(a);
+    release_keys();
     while (step(state, a, b)) {
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) a[i] = b[i];
@@ -67,7 +67,7 @@ class NarrowConsumer {
     hand_over_sums(state);
     products_wait<0>();
     values_are_in(state);
-    release_stage();
+    release_values();
     ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
     write_unit(state);
   }
@@ -78,7 +78,7 @@ class NarrowConsumer {
     const Slot& unit = slot(unit_);
     const int tile = state.tile;
     const bool last = tile + 1 == unit.num_tiles;
-    // Without a next tile this one is scored once more, for nothing: wgmma wants no decisions while it runs.
+    // Without a next tile some stage is scored for nothing: wgmma wants no decisions while it runs.
     Ring next_unit = unit_;
     bool more = true;
     if (last) {
@@ -89,13 +89,8 @@ class NarrowConsumer {
         more = padded_rows(slot(next_unit).num_rows) == N;
       }
     }
-    const int next_stage = more ? keys_.stage : values_.stage;
-    const int next_queries = more ? next_unit.stage : unit_.stage;
-    if (more) {
-      ptx::barrier_wait(&shared_.barriers.narrow_full[next_stage], keys_.parity);
-      keys_.advance(ring_size_);
-    }
-    issue_scores<N>(next, next_stage, next_queries);
+    if (more) ptx::barrier_wait(&shared_.barriers.narrow.k_full[keys_.stage], keys_.parity);
+    issue_scores<N>(next, keys_.stage, more ? next_unit.stage : unit_.stage);
 
     if (tile == 0) {
       if (state.unwritten) hand_over_sums(state);
@@ -104,6 +99,7 @@ class NarrowConsumer {
     }
     const int begin = tile * tile_tokens;
     std::uint8_t* const v = shared_.stages[values_.stage] + Layout::plane_bytes;
+    ptx::barrier_wait(&shared_.barriers.narrow.v_full[values_.stage], values_.parity);
     if (begin + tile_tokens > unit.max_end) zero_tokens(v, max(unit.max_end - begin, 0));
     std::uint32_t p[N / 4];
     float tile_sum[State<N>::columns];
@@ -122,7 +118,8 @@ class NarrowConsumer {
     products_wait<0>();  // the values of the last tile and the next scores, under this softmax
     values_are_in(state);
     products_are_in(next);
-    if (tile > 0 || state.unwritten) release_stage();
+    if (more) release_keys();
+    if (tile > 0 || state.unwritten) release_values();
     moves = ptx::sync_threads_or(static_cast<int>(Barrier::narrow), warpgroup, moves);
     if (tile == 0 && state.unwritten) write_unit(state);
     if (moves) {
@@ -155,7 +152,7 @@ class NarrowConsumer {
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
   __device__ __forceinline__ Slot& slot(const Ring& unit) { return shared_.narrow_units[unit.stage]; }
   __device__ __forceinline__ void wait_unit(const Ring& unit) {
-    ptx::barrier_wait(&shared_.barriers.narrow_unit_full[unit.stage], unit.parity);
+    ptx::barrier_wait(&shared_.barriers.narrow_units.full[unit.stage], unit.parity);
   }
 
   template <int N>
@@ -192,9 +189,12 @@ class NarrowConsumer {
     for (int h = 0; h < halves; ++h) products_are_in(state.out[h]);
   }
 
-  /// The stage whose values have been added.
-  __device__ __forceinline__ void release_stage() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_empty[done_.stage]);
+  __device__ __forceinline__ void release_keys() {
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow.k_empty[keys_.stage]);
+    keys_.advance(ring_size_);
+  }
+  __device__ __forceinline__ void release_values() {
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow.v_empty[done_.stage]);
     done_.advance(ring_size_);
   }
 
@@ -351,14 +351,14 @@ class NarrowConsumer {
       if (warp() == 0 && lane() < 4) to.write_lse(state.last_reference[c], sum);
     }
     __syncwarp();
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_unit_empty[unwritten_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_units.empty[unwritten_.stage]);
     unwritten_.advance(num_narrow_slots);
   }
 
   const Arguments& args_;
   SharedMemory<head_dim>& shared_;
   int ring_size_, units_left_;
-  Ring keys_, values_, done_;  // the next tile to score, the one whose values come next, the oldest not yet released
+  Ring keys_, values_, done_;  // the tile whose keys come next, whose values come next, and whose values are in use
   Ring unit_, unwritten_;      // the one that is being worked on, the oldest whose result is not yet written
   int p_buffer_ = 0;
 };

@@ -44,7 +44,7 @@ class WideConsumer {
         if (units_left_ > 1) load_next_queries(q);
       }
       __syncwarp();
-      if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_unit_empty[unit_.stage]);
+      if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_units.empty[unit_.stage]);
       unit_.advance(num_wide_slots);
     }
   }
@@ -58,7 +58,7 @@ class WideConsumer {
   /// what becomes of them is not written. All loads are issued before the first result is used.
   __device__ __forceinline__ void load_next_queries(std::uint32_t (&q)[head_dim / 16][4]) {
     const AttentionParams& a = args_.params.attention;
-    ptx::barrier_wait(&shared_.barriers.wide_unit_full[queries_.stage], queries_.parity);
+    ptx::barrier_wait(&shared_.barriers.wide_units.full[queries_.stage], queries_.parity);
     const Unit& unit = shared_.wide_units[queries_.stage];
     queries_.advance(num_wide_slots);
 #pragma unroll
@@ -90,17 +90,17 @@ class WideConsumer {
     return shared_.stages[first_stage_ + values_.stage] + Layout::plane_bytes;
   }
   __device__ __forceinline__ void wait_keys() {
-    ptx::barrier_wait(&shared_.barriers.k_full[keys_.stage], keys_.parity);
+    ptx::barrier_wait(&shared_.barriers.wide.k_full[keys_.stage], keys_.parity);
   }
   __device__ __forceinline__ void wait_values() {
-    ptx::barrier_wait(&shared_.barriers.v_full[values_.stage], values_.parity);
+    ptx::barrier_wait(&shared_.barriers.wide.v_full[values_.stage], values_.parity);
   }
   __device__ __forceinline__ void release_keys() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.k_empty[keys_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.k_empty[keys_.stage]);
     keys_.advance(num_stages - first_stage_);
   }
   __device__ __forceinline__ void release_values() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.v_empty[values_.stage]);
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.v_empty[values_.stage]);
     values_.advance(num_stages - first_stage_);
   }
 
@@ -260,23 +260,34 @@ class WideConsumer {
       sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
       sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
       const int row = first_row_ + h * 8;
-      if (row >= unit.num_rows) continue;
+      const bool valid = row < unit.num_rows;
       const float factor = sum[h] > 0 ? 1 / sum[h] : 0;
       const RowTarget<T> to =
           target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.row_begin, unit.q_index[row]);
-      const int d = lane() % 4 * 2;
-      if (to.partial != nullptr) {
+      if (unit.partial_begin >= 0) {
+        // Neighbouring lanes trade pairs, so that each has four elements side by side: of column block i the even lane,
+        // of block i + 1 the odd one.
+        const bool odd = lane() % 2 == 1;
+        float* const at = to.partial + odd * 8 + lane() % 4 / 2 * 4;
 #pragma unroll
-        for (int i = 0; i < head_dim / 8; ++i) {
-          *reinterpret_cast<float2*>(to.partial + i * 8 + d) =
-              make_float2(out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
+        for (int i = 0; i < head_dim / 8; i += 2) {
+          const int a = i * 4 + h * 2, b = a + 4;
+          const float low = __shfl_xor_sync(~0u, odd ? out[a] : out[b], 1);
+          const float high = __shfl_xor_sync(~0u, odd ? out[a + 1] : out[b + 1], 1);
+          const float4 four =
+              odd ? make_float4(low, high, out[b], out[b + 1]) : make_float4(out[a], out[a + 1], low, high);
+          if (!valid) continue;
+          *reinterpret_cast<float4*>(at + i * 8) =
+              make_float4(four.x * factor, four.y * factor, four.z * factor, four.w * factor);
         }
-      } else {
+      } else if (valid) {
 #pragma unroll
         for (int i = 0; i < head_dim / 8; ++i) {
-          store_pair<!general>(to.out + i * 8 + d, out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
+          store_pair<!general>(to.out + i * 8 + lane() % 4 * 2, out[i * 4 + h * 2] * factor,
+                               out[i * 4 + h * 2 + 1] * factor);
         }
       }
+      if (!valid) continue;
       if (lane() % 4 == 0) to.write_lse(reference[h] * scale_, sum[h]);
     }
   }
