@@ -29,7 +29,7 @@ PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& confi
 
   PlanLimits limits;
   limits.max_query_tokens = query_tokens;
-  limits.max_items = std::min(most, 2 * unshared_items + pieces);
+  limits.max_items = std::min(most, 2 * unshared_items + 2 * pieces);  // short pieces have few rows
   limits.max_segments = limits.max_items;
   limits.max_partial_rows = rows == 0 ? 0 : std::min(most, partials_per_row * rows + pieces * std::min(tallest, rows));
   limits.max_merges = std::min(most, 2 * unshared_merges);
