@@ -43,11 +43,11 @@ struct alignas(128) PlanHeader {
   std::int32_t num_items;
   std::int32_t num_merges;
   std::int32_t num_query_tokens;
-  std::uint32_t query_tokens;   // QueryToken[num_query_tokens]
-  std::uint32_t items;          // CudaItem[num_items], by phase, as in Plan::items
-  std::uint32_t phases;         // Phase[num_phases]
-  std::uint32_t merges;         // Merge[num_merges]
-  std::uint32_t merge_sources;  // int32
+  std::uint32_t query_tokens;    // QueryToken[num_query_tokens]
+  std::uint32_t items;           // CudaItem[num_items], by phase, as in Plan::items
+  std::uint32_t phases;          // Phase[num_phases]
+  std::uint32_t merges;          // Merge[num_merges]
+  std::uint32_t merge_sources;   // int32
   std::int32_t most_merge_rows;  // of one merge
   // CtaWork[num_phases][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static schedule.
 };

@@ -55,7 +55,8 @@ TEST(Balance, LargeUnsharedBatchesKeepEveryWorkerBusy) {
     const Plan plan = h200_plan(std::vector<std::int32_t>(batch, length), qo, kv);
     EXPECT_LT(busiest_over_mean(plan), 1.05) << batch << " x " << length << ", heads " << qo << "/" << kv;
     // By the model, everything but the launch and the tail is reading.
-    EXPECT_LT(plan.model.seconds - plan.model.fixed_seconds, 1.07 * plan.model.read_seconds) << batch << " x " << length;
+    EXPECT_LT(plan.model.seconds - plan.model.fixed_seconds, 1.07 * plan.model.read_seconds)
+        << batch << " x " << length;
   }
 }
 
