@@ -54,7 +54,7 @@ const std::vector<Layer> layers{
     // It times the kernels apart from planner and executor, so it alone sees their entry points.
     {"bench/cpu_kernels_bench.cpp", {"trunkline/", "kernels/params.hpp", "kernels/cpu/kernels.hpp"}, {"benchmark/"}},
     {"bench/", {"trunkline/", "common/", "bench/"}, {"benchmark/"}},
-    {"python/", {"trunkline/"}, {"nanobind/"}},
+    {"python/", {"trunkline/", "binding/"}, {"nanobind/"}},
     {"examples/", {}, {"trunkline/"}},
     {"tests/", {""}, {""}},
 };

@@ -1,0 +1,346 @@
+#include "binding/arrays.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "trunkline/error.hpp"
+
+namespace trunkline::python {
+namespace {
+
+using nb::dlpack::dtype_code;
+
+// DLPack's C interface between libraries (dlpack.h 1.3), which a type offers as a capsule: no call of Python, no
+// reference count, no wait for a stream.
+struct ExchangeApi {
+  struct {
+    std::uint32_t major, minor;
+  } version;
+  void* previous;
+  void* allocate;
+  void* managed_from_object;
+  void* managed_to_object;
+  int (*view_from_object)(void* object, nb::dlpack::dltensor* view);  // borrowed; may be null
+  int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
+};
+
+const ExchangeApi* exchange_api(nb::handle object) {
+  static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+  PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), name);
+  if (capsule == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  Py_DECREF(capsule);
+  if (api == nullptr) PyErr_Clear();
+  return api != nullptr && api->version.major == 1 && api->view_from_object != nullptr ? api : nullptr;
+}
+
+// A module's member if the module is imported; we import no framework ourselves.
+nb::object imported(const char* module, const char* member) {
+  nb::object modules = nb::module_::import_("sys").attr("modules");
+  PyObject* found = PyDict_GetItemString(modules.ptr(), module);
+  if (found == nullptr || !nb::hasattr(found, member)) return nb::object();
+  return nb::borrow(found).attr(member);
+}
+
+bool is_a(nb::handle object, const char* module, const char* type) {
+  const nb::object found = imported(module, type);
+  if (!found.is_valid()) return false;
+  const int is = PyObject_IsInstance(object.ptr(), found.ptr());
+  if (is < 0) PyErr_Clear();
+  return is > 0;
+}
+
+std::string full_type_name(nb::handle object) {
+  const auto type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  const std::string module = nb::cast<std::string>(nb::str(type.attr("__module__")));
+  return module + "." + nb::cast<std::string>(nb::str(type.attr("__name__")));
+}
+
+[[noreturn]] void refuse(std::string argument, std::string expected, std::string got) {
+  throw Error(ErrorCode::invalid_argument, std::move(argument), std::move(expected), std::move(got));
+}
+
+Device device_from(std::int32_t type, std::int32_t index, const char* name) {
+  switch (type) {
+    case nb::device::cpu::value:
+    case nb::device::cuda_host::value:
+      return {DeviceKind::cpu, 0};
+    case nb::device::cuda::value:
+    case nb::device::cuda_managed::value:
+      return {DeviceKind::cuda, index};
+    default:
+      refuse(std::string(name) + ".device", "cpu or cuda", "DLPack device type " + std::to_string(type));
+  }
+}
+
+void take(Array& array, const nb::dlpack::dltensor& view, const char* name) {
+  array.dtype = view.dtype;
+  array.device = device_from(view.device.device_type, view.device.device_id, name);
+  array.rank = view.ndim;
+  if (array.rank > Array::max_rank) {
+    refuse(std::string(name) + ".shape", "at most 8 dimensions", std::to_string(array.rank));
+  }
+  std::int64_t stride = 1;
+  for (int i = array.rank - 1; i >= 0; --i) {
+    array.shape[i] = view.shape[i];
+    array.strides[i] = view.strides != nullptr ? view.strides[i] : stride;
+    stride *= view.shape[i];
+  }
+  array.data = view.data == nullptr ? nullptr : static_cast<std::byte*>(view.data) + view.byte_offset;
+}
+
+// NumPy speaks DLPack and the buffer protocol for its own dtypes only. An array of ml_dtypes' bfloat16 is seen through
+// a uint16 view of the same memory; invalid when the object is none.
+nb::object bits_of_bfloat16(nb::handle object) {
+  if (!is_a(object, "numpy", "ndarray")) return nb::object();
+  const nb::object dtype = nb::borrow(object).attr("dtype");
+  if (nb::cast<std::string>(dtype.attr("kind")) != "V") return nb::object();
+  if (nb::cast<std::string>(dtype.attr("type").attr("__name__")) != "bfloat16") return nb::object();
+  return nb::borrow(object).attr("view")("uint16");
+}
+
+// JAX promises that its arrays do not change, though DLPack would let us write them.
+bool is_immutable(nb::handle object) { return full_type_name(object).rfind("jax", 0) == 0; }
+
+template <class NdArray>
+bool import(nb::handle object, Array& array, const char* name) {
+  NdArray imported;
+  if (!nb::try_cast<NdArray>(object, imported, /*convert=*/false) || !imported.is_valid()) return false;
+  nb::dlpack::dltensor view{};
+  view.data = const_cast<void*>(static_cast<const void*>(imported.data()));  // its data() has the offset in it
+  view.device = {imported.device_type(), imported.device_id()};
+  view.ndim = static_cast<std::int32_t>(imported.ndim());
+  view.dtype = imported.dtype();
+  view.shape = const_cast<std::int64_t*>(imported.shape_ptr());
+  view.strides = const_cast<std::int64_t*>(imported.stride_ptr());
+  take(array, view, name);
+  return true;
+}
+
+}  // namespace
+
+std::int64_t Array::size() const noexcept {
+  std::int64_t result = 1;
+  for (int i = 0; i < rank; ++i) result *= shape[i];
+  return result;
+}
+
+Array read_array(nb::handle object, const char* name, Access access) {
+  Array array;
+  if (const ExchangeApi* api = exchange_api(object)) {
+    nb::dlpack::dltensor view{};
+    if (api->view_from_object(object.ptr(), &view) != 0) {
+      PyErr_Clear();
+      refuse(name, "a tensor with memory on cpu or cuda", full_type_name(object));
+    }
+    take(array, view, name);
+    array.writable = true;
+    return array;
+  }
+  const nb::object bits = bits_of_bfloat16(object);
+  const nb::handle source = bits.is_valid() ? nb::handle(bits) : object;
+  array.writable = !is_immutable(object) && import<nb::ndarray<>>(source, array, name);
+  if (!array.writable && !import<nb::ndarray<nb::ro>>(source, array, name)) {
+    if (nb::hasattr(object, "__dlpack__") || nb::hasattr(object, "dtype")) {
+      refuse(name, "an array that DLPack or the buffer protocol hands over as it is",
+             full_type_name(object) + (nb::hasattr(object, "dtype")
+                                      ? " of " + nb::cast<std::string>(nb::str(nb::borrow(object).attr("dtype")))
+                                      : std::string()));
+    }
+    throw nb::type_error((std::string(name) + ": expected an array, got " + full_type_name(object)).c_str());
+  }
+  if (access == Access::write && !array.writable) {
+    refuse(name, "an array that can be written", "a read-only " + full_type_name(object));
+  }
+  if (bits.is_valid()) {
+    array.dtype = {static_cast<std::uint8_t>(dtype_code::Bfloat), 16, 1};
+    array.keep_alive = bits;
+  }
+  return array;
+}
+
+std::string to_string(const nb::dlpack::dtype& dtype) {
+  const std::string bits = std::to_string(dtype.bits);
+  switch (static_cast<dtype_code>(dtype.code)) {
+    case dtype_code::Int:
+      return "int" + bits;
+    case dtype_code::UInt:
+      return "uint" + bits;
+    case dtype_code::Float:
+      return "float" + bits;
+    case dtype_code::Bfloat:
+      return "bfloat" + bits;
+    case dtype_code::Complex:
+      return "complex" + bits;
+    case dtype_code::Bool:
+      return "bool";
+    default:
+      return "DLPack type " + std::to_string(dtype.code) + " of " + bits + " bits";
+  }
+}
+
+DType dtype_of(const Array& array, const char* name) {
+  const auto is = [&](dtype_code code, int bits) {
+    return array.dtype.code == static_cast<std::uint8_t>(code) && array.dtype.bits == bits && array.dtype.lanes == 1;
+  };
+  if (is(dtype_code::Float, 32)) return DType::float32;
+  if (is(dtype_code::Float, 16)) return DType::float16;
+  if (is(dtype_code::Bfloat, 16)) return DType::bfloat16;
+  refuse(std::string(name) + ".dtype", "float32, float16 or bfloat16", to_string(array.dtype));
+}
+
+TensorView view_of(const Array& array, const char* name) {
+  TensorView view;
+  view.data = array.data;
+  view.dtype = dtype_of(array, name);
+  view.device = array.device;
+  view.rank = array.rank;
+  if (array.rank > TensorView::max_rank) {
+    refuse(std::string(name) + ".shape", "at most 4 dimensions", std::to_string(array.rank));
+  }
+  std::copy_n(array.shape.begin(), TensorView::max_rank, view.shape.begin());
+  std::copy_n(array.strides.begin(), TensorView::max_rank, view.strides.begin());
+  return view;
+}
+
+TensorView read_view(nb::handle object, const char* name, Access access) {
+  return view_of(read_array(object, name, access), name);
+}
+
+const void* current_address(nb::handle object) {
+  const ExchangeApi* api = exchange_api(object);
+  nb::dlpack::dltensor view{};
+  if (api == nullptr) return nullptr;
+  if (api->view_from_object(object.ptr(), &view) != 0) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  return static_cast<std::byte*>(view.data) + view.byte_offset;
+}
+
+DType read_dtype(nb::handle object) {
+  std::string name;
+  if (nb::isinstance<nb::str>(object)) {
+    name = nb::cast<std::string>(object);
+  } else if (nb::hasattr(object, "__name__")) {
+    name = nb::cast<std::string>(nb::str(nb::borrow(object).attr("__name__")));  // numpy.float32, ml_dtypes.bfloat16
+  } else {
+    name = nb::cast<std::string>(nb::str(object));  // "torch.float32", "float32"
+    if (name.rfind("torch.", 0) == 0) name.erase(0, 6);
+  }
+  return dtype_from_string(name);
+}
+
+Device read_device(nb::handle object) {
+  const std::string name = nb::cast<std::string>(nb::str(object));
+  if (name == "cpu") return {};
+  if (name == "cuda") return {DeviceKind::cuda, 0};
+  const std::string digits = name.rfind("cuda:", 0) == 0 ? name.substr(5) : std::string();
+  const bool number = !digits.empty() && digits.size() <= 4 &&
+                      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!number) refuse("device", "\"cpu\", \"cuda\" or \"cuda:<index>\"", "'" + name + "'");
+  return {DeviceKind::cuda, std::stoi(digits)};
+}
+
+Stream read_stream(nb::handle object, const Device& device, nb::handle array) {
+  if (device.kind == DeviceKind::cpu) return {};
+  const auto at = [](nb::handle address) {
+    return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))};
+  };
+  if (object.is_valid() && !object.is_none()) {
+    if (PyLong_CheckExact(object.ptr())) return at(object);
+    for (const char* member : {"cuda_stream", "ptr"}) {  // PyTorch, CuPy
+      if (nb::hasattr(object, member)) return at(nb::borrow(object).attr(member));
+    }
+    if (nb::hasattr(object, "__cuda_stream__")) return at(nb::borrow(object).attr("__cuda_stream__")()[1]);
+    refuse("stream", "a CUDA stream, its address or None", full_type_name(object));
+  }
+  const nb::object torch = imported("torch", "Tensor");
+  const ExchangeApi* api = nullptr;
+  if (array.is_valid()) {
+    api = exchange_api(array);
+  } else if (torch.is_valid() && nb::hasattr(torch, "__dlpack_c_exchange_api__")) {
+    api = static_cast<const ExchangeApi*>(
+        PyCapsule_GetPointer(nb::object(torch.attr("__dlpack_c_exchange_api__")).ptr(), "dlpack_exchange_api"));
+    if (api == nullptr) PyErr_Clear();
+  }
+  void* current = nullptr;
+  if (api != nullptr && api->current_stream != nullptr &&
+      api->current_stream(nb::device::cuda::value, device.index, &current) == 0) {
+    return {current};
+  }
+  PyErr_Clear();
+  const bool is_cupy = array.is_valid() && is_a(array, "cupy", "ndarray");
+  if (torch.is_valid() && !is_cupy) {
+    return at(nb::module_::import_("torch.cuda").attr("current_stream")(device.index).attr("cuda_stream"));
+  }
+  const nb::object cupy = imported("cupy", "cuda");
+  return cupy.is_valid() ? at(cupy.attr("get_current_stream")().attr("ptr")) : Stream{};
+}
+
+nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, bool float32, const char* name) {
+  nb::list sizes;
+  for (const std::int64_t size : shape) sizes.append(size);
+  if (is_a(like, "torch", "Tensor")) {
+    const nb::object dtype =
+        float32 ? nb::object(nb::module_::import_("torch").attr("float32")) : nb::object(nb::borrow(like).attr("dtype"));
+    return nb::borrow(like).attr("new_empty")(nb::tuple(sizes), nb::arg("dtype") = dtype);
+  }
+  for (const char* library : {"numpy", "cupy"}) {
+    if (!is_a(like, library, "ndarray")) continue;
+    const nb::object dtype = float32 ? nb::object(nb::str("float32")) : nb::object(nb::borrow(like).attr("dtype"));
+    return nb::module_::import_(library).attr("empty")(nb::tuple(sizes), dtype);
+  }
+  refuse(name, "an array to write, which only PyTorch, NumPy and CuPy inputs are allocated for", full_type_name(like));
+}
+
+template <class Integer>
+void check_integers(const Array& array, const Device& device, const char* name) {
+  const bool fits = array.dtype.code == static_cast<std::uint8_t>(dtype_code::Int) &&
+                    array.dtype.bits == 8 * sizeof(Integer) && array.dtype.lanes == 1;
+  if (!fits) {
+    refuse(std::string(name) + ".dtype", "int" + std::to_string(8 * sizeof(Integer)), to_string(array.dtype));
+  }
+  if (array.device == device) return;
+  refuse(std::string(name) + ".device", trunkline::to_string(device), trunkline::to_string(array.device));
+}
+template void check_integers<std::int32_t>(const Array&, const Device&, const char*);
+template void check_integers<std::int64_t>(const Array&, const Device&, const char*);
+
+template <class Integer>
+Integers<Integer>::Integers(nb::handle object, const char* name) {
+  if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyRange_Check(object.ptr())) {
+    const nb::object items = nb::steal(PySequence_Fast(object.ptr(), name));
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
+    copied_.reserve(static_cast<std::size_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      PyObject* item = PySequence_Fast_GET_ITEM(items.ptr(), i);
+      const nb::object number = nb::steal(PyNumber_Index(item));
+      if (!number.is_valid()) throw nb::python_error();
+      int overflow = 0;
+      const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+      if (overflow != 0 || value < std::numeric_limits<Integer>::min() || value > std::numeric_limits<Integer>::max()) {
+        refuse(std::string(name) + "[" + std::to_string(i) + "]", "int" + std::to_string(8 * sizeof(Integer)),
+               nb::cast<std::string>(nb::str(number)));
+      }
+      copied_.push_back(static_cast<Integer>(value));
+    }
+    span_ = copied_;
+    return;
+  }
+  array_ = read_array(object, name, Access::read);
+  check_integers<Integer>(array_, Device{}, name);
+  if (array_.rank != 1) refuse(std::string(name) + ".shape", "one dimension", std::to_string(array_.rank));
+  if (array_.strides[0] != 1 && array_.shape[0] > 1) {
+    refuse(std::string(name) + ".strides[0]", "1 (contiguous)", std::to_string(array_.strides[0]));
+  }
+  span_ = {static_cast<const Integer*>(array_.data), static_cast<std::size_t>(array_.shape[0])};
+}
+template class Integers<std::int32_t>;
+template class Integers<std::int64_t>;
+
+}  // namespace trunkline::python

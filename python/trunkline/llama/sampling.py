@@ -1,0 +1,58 @@
+"""From logits to tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a prompt is continued.
+
+    Parameters
+    ----------
+    max_new_tokens : int
+    temperature : float
+        0 takes the most likely token.
+    top_p : float
+        Sample among the fewest most likely tokens whose probabilities reach this sum.
+    n : int
+        Samples of the prompt; they share its KV.
+    stop_tokens : tuple of int
+        A sample ends with the first of these.
+    """
+
+    max_new_tokens: int = 16
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n: int = 1
+    stop_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("max_new_tokens", self.max_new_tokens >= 1),
+            ("temperature", self.temperature >= 0),
+            ("top_p", 0 < self.top_p <= 1),
+            ("n", self.n >= 1),
+        ):
+            if not good:
+                bound = {"temperature": "at least 0", "top_p": "within (0, 1]"}.get(name, "at least 1")
+                raise ValueError(f"{name}: expected {bound}, got {getattr(self, name)}")
+
+
+def sample(logits: torch.Tensor, params: list[SamplingParams], generator: torch.Generator | None) -> torch.Tensor:
+    """One token per row of ``logits`` (f32 ``[rows, vocab_size]``), by that row's parameters; int64 ``[rows]``."""
+    if all(p.temperature == 0 for p in params):
+        return logits.argmax(dim=-1)
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device).unsqueeze(1)
+    probabilities = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
+    if any(p.top_p < 1 for p in params):
+        top_p = torch.tensor([p.top_p for p in params], device=logits.device).unsqueeze(1)
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered  # the most likely token is always kept
+        kept = torch.where(before < top_p, ordered, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter_(1, order, kept)
+    sampled = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    return torch.where(temperature.squeeze(1) == 0, logits.argmax(dim=-1), sampled)

@@ -1,0 +1,283 @@
+"""A KV cache for ``generate`` that finds what the prompts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+
+import trunkline as tl
+
+from ..paged_layers import KvPages, StepAttention
+from .attention import CACHE_MARK, NAME, refuse_sliding_layers
+
+
+class PagedCache(Cache):
+    """Paged KV of a batch in which equal beginnings of prompts are stored, and read, once.
+
+    A cache never sees token ids, so it takes the prompt's at construction. Generated tokens are each request's own;
+    beam search shares them by reordering. One cache serves one call of ``generate`` and its continuations.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        With attention implementation ``"trunkline"`` and full-attention layers only.
+    input_ids : torch.Tensor
+        ``[batch, tokens]``: what ``generate`` will get.
+    attention_mask : torch.Tensor, optional
+        ``[batch, tokens]``, 0 for padding, which must be on the left. Padding takes no pages.
+    repeats : int
+        Sequences per prompt: pass the larger of ``num_beams`` and ``num_return_sequences``.
+    page_size : int
+    strategy : str
+        ``"auto"``, ``"unshared"``, ``"two_phase"`` or ``"hydragen"``.
+    num_threads : int, optional
+        CPU threads; default PyTorch's.
+
+    Raises
+    ------
+    ValueError
+        For another attention implementation, sliding-window layers, padding that is not on the left.
+
+    Examples
+    --------
+    >>> import torch, transformers
+    >>> from trunkline.transformers import PagedCache
+    >>> config = transformers.LlamaConfig(
+    ...     vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    >>> model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="trunkline").eval()
+    >>> ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
+    >>> cache = PagedCache(model, ids)
+    >>> model.generate(ids, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        repeats: int = 1,
+        page_size: int = 16,
+        strategy: str = "auto",
+        num_threads: int | None = None,
+    ) -> None:
+        super().__init__(layers=[])
+        config = model.config.get_text_config(decoder=True)
+        if config._attn_implementation != NAME:
+            raise ValueError(
+                f"model: expected attention implementation '{NAME}' (model.set_attn_implementation('{NAME}')), "
+                f"got '{config._attn_implementation}'"
+            )
+        refuse_sliding_layers(config)
+        self._num_layers = config.num_hidden_layers
+        self._page_size = page_size
+        self._options = {"strategy": strategy, "num_threads": num_threads}
+        self._first_name = int(config.vocab_size)
+        prompts = _prompts(input_ids, attention_mask)
+        self._prompt_columns = int(input_ids.shape[1])
+        self._columns = 0
+        # Page numbers cost 4 bytes each, so there are enough for the longest sequences; storage follows their use.
+        longest = max(getattr(config, "max_position_embeddings", 0) or 0, 2 * self._prompt_columns)
+        per_request = -(-longest // page_size) + 1
+        self._pool = tl.PagePool(per_request * len(prompts) * repeats, page_size)
+        self._tree = tl.PrefixTree(self._pool)
+        self._written = self._insert([prompt for prompt in prompts for _ in range(repeats)])
+        self._pages: KvPages | None = None
+        self._attention: StepAttention | None = None
+        self._rows: torch.Tensor | None = None  # flat rows of q that hold tokens; None: all of them
+        self._expected_layer = 0  # whose attention comes next
+
+    def _insert(self, prompts: list[list[int]]) -> list[tuple[int, int]]:
+        """Insert the prompts; per request the first position it must write and its padding."""
+        self._requests: list[int] = []
+        written = []
+        for prompt in prompts:
+            inserted = self._tree.insert(prompt)
+            # Committed before it is written, so that the next prompt finds it: the KV of all prompts is written in one
+            # go, before any is read. A copy would come too early for that; such a page's tokens are written again.
+            self._tree.commit(inserted.request, len(prompt))
+            first = inserted.num_cached_tokens
+            if inserted.copy is not None:
+                first -= inserted.copy.num_tokens
+            self._requests.append(inserted.request)
+            written.append((first, self._prompt_columns - len(prompt)))
+        return written
+
+    @property
+    def forest(self) -> tl.Forest:
+        """The batch as it is stored now: its ``share``, ``distinct_tokens`` and ``total_tokens`` tell what is saved."""
+        return tl.Forest.from_tree(self._tree, self._requests)
+
+    @property
+    def num_pages_in_use(self) -> int:
+        """Pages that hold the batch, each of them in every layer."""
+        return self._pool.num_used
+
+    # What Transformers calls.
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a layer's new KV into its pages. Returns what came: the attention reads the pages."""
+        if layer_idx != self._expected_layer:
+            raise RuntimeError(
+                f"layer_idx: expected {self._expected_layer}, got {layer_idx}: is every layer's attention 'trunkline'?"
+            )
+        if layer_idx == 0:
+            self._begin_step(key_states)
+        assert self._pages is not None
+        self._pages.write(layer_idx, _tokens_first(key_states), _tokens_first(value_states), self._slots)
+        setattr(key_states, CACHE_MARK, self)
+        return key_states, value_states
+
+    def attend(self, layer: int, q: torch.Tensor, scale: float) -> torch.Tensor:
+        """A layer's attention in the step under way; called by the attention function."""
+        assert self._pages is not None
+        batch, num_heads, num_tokens, head_dim = q.shape
+        if layer == 0:
+            self._plan(num_heads, head_dim, scale)
+        assert self._attention is not None
+        self._attention.check_scale(scale)
+        flat = _tokens_first(q)
+        if self._rows is None:
+            out = self._attention.run(flat, self._pages[layer])
+        else:
+            out = torch.zeros_like(flat)
+            out[self._rows] = self._attention.run(flat[self._rows], self._pages[layer])
+        self._expected_layer = (layer + 1) % self._num_layers
+        return out.view(batch, num_tokens, num_heads, head_dim)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns seen so far, padding included."""
+        return self._columns
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self._columns + query_length, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    @property
+    def batch_size(self) -> int:
+        return len(self._requests)
+
+    @property
+    def is_initialized(self) -> bool:
+        return self._columns > 0
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Row r goes on from row ``beam_idx[r]``: beams share all they have in common."""
+        for request in self._requests:
+            self._tree.commit(request, self._tree.seq_len(request))
+        old = self._requests
+        self._requests = [self._tree.fork(old[i]) for i in beam_idx.tolist()]
+        for request in old:
+            self._tree.remove(request)
+        self._tree.evict(self._pool.num_pages)  # what no row continues is never read again
+
+    batch_select_indices = reorder_cache
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.reorder_cache(torch.arange(len(self._requests)).repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove:
+            raise ValueError(f"crop: expected 0 tokens to remove (not supported by PagedCache), got {tokens_to_remove}")
+
+    def reset(self) -> None:
+        raise ValueError("reset: a PagedCache belongs to its prompt; make another one")
+
+    # A step: all layers of one forward pass.
+
+    def _begin_step(self, key_states: torch.Tensor) -> None:
+        batch, num_kv_heads, num_tokens, head_dim = key_states.shape
+        if batch != len(self._requests):
+            raise ValueError(f"input_ids: expected {len(self._requests)} rows as the cache was made for, got {batch}")
+        if self._columns == 0:
+            slots = self._begin_prompt(num_tokens, key_states)
+            copies = []
+        else:
+            slots, copies = self._grow(num_tokens)
+            self._rows = None
+            self._qo_lens = [num_tokens] * batch
+        if self._pages is None:
+            self._pages = KvPages(
+                self._num_layers, self._page_size, num_kv_heads, head_dim, key_states.dtype, key_states.device
+            )
+        self._pages.reserve(self._pool.peak_used)  # a pool hands out no higher page before it needs one
+        self._pages.copy(copies)
+        self._slots = slots.to(key_states.device)
+        self._columns += num_tokens
+
+    def _begin_prompt(self, num_tokens: int, key_states: torch.Tensor) -> torch.Tensor:
+        if num_tokens != self._prompt_columns:
+            raise ValueError(
+                f"input_ids: expected the {self._prompt_columns} columns that the cache was made for in one pass "
+                f"(no prefill_chunk_size), got {num_tokens}"
+            )
+        slots = torch.full((len(self._requests), num_tokens), -1, dtype=torch.int64)
+        self._qo_lens = []
+        for row, request, (first, padding) in zip(slots, self._requests, self._written):
+            end = num_tokens - padding
+            row[padding + first :] = torch.as_tensor(self._tree.slots(request, first, end))
+            self._qo_lens.append(end)
+        self._rows = None
+        if any(padding for _, padding in self._written):
+            is_token = [torch.arange(num_tokens) >= padding for _, padding in self._written]
+            self._rows = torch.stack(is_token).flatten().nonzero().flatten().to(key_states.device)
+        return slots.flatten()
+
+    def _grow(self, num_tokens: int) -> tuple[torch.Tensor, list[tl.PageCopy]]:
+        slots, copies = [], []
+        for row, request in enumerate(self._requests):
+            begin = self._tree.seq_len(request)
+            # Ids are unknown. Rows get different names, beyond the vocabulary, so that no two share what they generate.
+            appended = self._tree.append(request, [self._first_name + row] * num_tokens)
+            if appended.copy is not None:
+                copies.append(appended.copy)
+            slots.append(torch.as_tensor(self._tree.slots(request, begin, begin + num_tokens)))
+        return torch.cat(slots), copies
+
+    def _plan(self, num_qo_heads: int, head_dim: int, scale: float) -> None:
+        assert self._pages is not None
+        k, _ = self._pages.tensors(0)
+        if self._attention is None:
+            self._attention = StepAttention(
+                num_qo_heads, k.shape[2], head_dim, self._page_size, k.dtype, k.device, sm_scale=scale, **self._options
+            )
+        self._attention.plan(tl.Forest.from_tree(self._tree, self._requests, self._qo_lens))
+
+
+def _tokens_first(states: torch.Tensor) -> torch.Tensor:
+    """``[batch, heads, tokens, head_dim]`` as ``[batch * tokens, heads, head_dim]``; a view where it can be one."""
+    return states.transpose(1, 2).flatten(0, 1)
+
+
+def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
+    """The tokens of every row without its padding."""
+    if input_ids.ndim != 2:
+        raise ValueError(f"input_ids: expected shape [batch, tokens], got {list(input_ids.shape)}")
+    if attention_mask is None:
+        return input_ids.tolist()
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask: expected shape {list(input_ids.shape)} like input_ids, got {list(attention_mask.shape)}"
+        )
+    prompts = []
+    for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.bool().tolist())):
+        padding = mask.index(True) if True in mask else len(mask)
+        if not all(mask[padding:]):
+            raise ValueError(f"attention_mask: expected padding on the left, got padding after a token in row {row}")
+        prompts.append(ids[padding:])
+    return prompts
