@@ -6,7 +6,7 @@ of every operator, so a compiler sees that attention reads what appending wrote.
 
 Examples
 --------
->>> import torch, trunkline as tl
+>>> import numpy as np, torch, trunkline as tl
 >>> from trunkline.torch_ops import TorchAttention, append_kv
 >>> config = tl.AttentionConfig(num_qo_heads=2, num_kv_heads=1, head_dim=8, page_size=4, dtype=torch.float32)
 >>> attention = TorchAttention(tl.Attention(config, max_requests=2, max_table_width=2))
@@ -14,7 +14,7 @@ Examples
 >>> def layer(q, k, v, slots):
 ...     append_kv(k_cache, v_cache, k, v, slots)
 ...     return attention(q, k_cache, v_cache)
->>> attention.plan(tl.Forest.from_block_tables([[0, 1], [0, 2]], [5, 5], page_size=4))
+>>> attention.plan(tl.Forest.from_block_tables(np.array([[0, 1], [0, 2]], np.int32), [5, 5], page_size=4))
 >>> layer(torch.randn(2, 2, 8), torch.randn(2, 1, 8), torch.ones(2, 1, 8), torch.tensor([4, 8])).shape
 torch.Size([2, 2, 8])
 """
