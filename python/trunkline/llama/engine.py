@@ -26,6 +26,7 @@ class EngineStats:
     steps: int = 0
     computed_tokens: int = 0  # that went through the model
     generated_tokens: int = 0
+    preemptions: int = 0  # sequences that went back to the queue for lack of pages
     graph_replays: int = 0
 
 
@@ -167,6 +168,7 @@ class Engine:
     def step(self) -> None:
         """Admit what fits, run the model once, sample."""
         turns, copies = self._scheduler.next_step()
+        self.stats.preemptions = self._scheduler.num_preemptions
         self._pages.copy(copies)
         logits = self._forward(turns)
         for turn in turns:

@@ -1,0 +1,252 @@
+"""trunkline.llama gives the tokens of transformers, computes what is shared once, and copes with few pages."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from tiny_models import make_model, prompts_with_shared_prefixes  # noqa: E402
+
+from trunkline.llama import Engine, Llama, LlamaConfig, SamplingParams, Weights  # noqa: E402
+
+NEW = 16
+ATTENTIONS = ["auto", "unshared", "two_phase", "hydragen", "sdpa"]
+
+
+def expected_tokens(model, prompts, num_tokens=NEW) -> list[list[int]]:
+    generated = []
+    for prompt in prompts:
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=num_tokens, do_sample=False)
+        generated.append(out[0, len(prompt) :].tolist())
+    return generated
+
+
+def make_engine(model, **options) -> Engine:
+    defaults = {"num_pages": 256, "page_size": 4, "max_requests": 16, "max_prefill_tokens": 64}
+    return Engine(Llama(Weights.from_transformers(model)), **{**defaults, **options})
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_tokens_of_transformers(attention):
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    engine = make_engine(model, attention=attention)
+    samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+@pytest.mark.parametrize("family", ["llama_mha", "llama_mqa_d24"])
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_heads_and_page_sizes(family, page_size):
+    model, prompts = make_model(family), prompts_with_shared_prefixes(1)
+    samples = make_engine(model, page_size=page_size).generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0},
+        {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ],
+)
+def test_rope_scaling(rope):
+    model, prompts = make_model("llama", rope_parameters=rope), prompts_with_shared_prefixes()
+    assert make_engine(model).model.config.rope_scaling[0] == rope["rope_type"]
+    samples = make_engine(model).generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+def test_weights_from_a_safetensors_folder(tmp_path):
+    for tied in (False, True):
+        model, prompts = make_model("llama", tie_word_embeddings=tied), prompts_with_shared_prefixes()
+        model.save_pretrained(tmp_path / str(tied), max_shard_size="100KB" if tied else "1GB")
+        engine = Engine(Llama(Weights.from_safetensors(tmp_path / str(tied))), num_pages=256, page_size=4)
+        samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
+        assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+def test_bfloat16_runs():
+    model = make_model("llama")
+    engine = Engine(Llama(Weights.from_transformers(model, dtype=torch.bfloat16)), num_pages=64, page_size=4)
+    samples = engine.generate(prompts_with_shared_prefixes(), SamplingParams(max_new_tokens=4))
+    assert [len(s) for (s,) in samples] == [4] * 6
+
+
+# Sharing.
+
+
+def num_distinct_prefixes(prompts) -> int:
+    return len({tuple(p[: i + 1]) for p in prompts for i in range(len(p))})
+
+
+def test_shared_prefixes_are_computed_once():
+    prompts = prompts_with_shared_prefixes()
+    engine = make_engine(make_model("llama"))
+    engine.generate(prompts, SamplingParams(max_new_tokens=1))
+    # Beside the distinct prefixes: the last token of a prompt that is cached whole, for its logits.
+    cached_whole = sum(any(p == q[: len(p)] for j, q in enumerate(prompts) if j != i) for i, p in enumerate(prompts))
+    assert cached_whole == 3
+    assert engine.stats.computed_tokens <= num_distinct_prefixes(prompts) + cached_whole
+    assert engine.stats.computed_tokens < sum(map(len, prompts)) - 30
+
+
+def test_a_later_prompt_finds_what_an_earlier_one_left():
+    model = make_model("llama")
+    engine = make_engine(model)
+    prompt = prompts_with_shared_prefixes()[0]
+    ((answer,),) = engine.generate([prompt], SamplingParams(max_new_tokens=NEW))
+    chat = prompt + answer + [5, 6, 7]
+    before = engine.stats.computed_tokens
+    ((second,),) = engine.generate([chat], SamplingParams(max_new_tokens=1))
+    assert engine.stats.computed_tokens - before == 4  # the answer's last token was never computed
+    assert [second] == expected_tokens(model, [chat], 1)
+
+
+def test_samples_of_a_prompt_share_its_pages():
+    prompt = list(range(2, 42))
+    engine = make_engine(make_model("llama"), page_size=4, num_pages=10 + 8 * 2)
+    engine.add(prompt, SamplingParams(max_new_tokens=8, temperature=1.0, n=8))
+    used = []
+    while engine.num_unfinished:
+        engine.step()
+        used.append(engine.tree.stats().pages_in_use if engine.num_unfinished else 0)
+    assert max(used) <= 10 + 8 * 2  # ten full pages in common, up to two of each sample
+    assert engine.stats.computed_tokens == 40 + 8 * 7
+    engine.tree.check_integrity()
+
+
+def test_greedy_samples_are_equal_and_sampled_ones_differ():
+    model, prompt = make_model("llama"), prompts_with_shared_prefixes()[0]
+    ((*greedy,),) = make_engine(model).generate([prompt], SamplingParams(max_new_tokens=NEW, n=3))
+    assert greedy == expected_tokens(model, [prompt]) * 3
+    params = SamplingParams(max_new_tokens=NEW, n=6, temperature=2.0)
+    ((*sampled,),) = make_engine(model, seed=1).generate([prompt], params)
+    assert len(set(map(tuple, sampled))) > 3
+    assert make_engine(model, seed=1).generate([prompt], params) == [sampled]
+    assert make_engine(model, seed=2).generate([prompt], params) != [sampled]
+
+
+def test_stop_tokens():
+    model, prompt = make_model("llama"), prompts_with_shared_prefixes()[0]
+    (expected,) = expected_tokens(model, [prompt])
+    stop = expected[5]
+    ((got,),) = make_engine(model).generate([prompt], SamplingParams(max_new_tokens=NEW, stop_tokens=(stop,)))
+    assert got == expected[: expected.index(stop) + 1]
+
+
+# Scheduling.
+
+
+@pytest.mark.parametrize("max_prefill_tokens", [1, 7])
+def test_prompts_in_pieces(max_prefill_tokens):
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    engine = make_engine(model, max_prefill_tokens=max_prefill_tokens)
+    samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+def test_requests_wait_for_each_other():
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    samples = make_engine(model, max_requests=2).generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+
+
+def test_prompts_join_while_others_decode():
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    engine, generations = make_engine(model), []
+    for prompt in prompts:
+        generations.append(engine.add(prompt, SamplingParams(max_new_tokens=NEW)))
+        engine.step()
+        engine.step()
+    while engine.num_unfinished:
+        engine.step()
+    assert [g.samples[0] for g in generations] == expected_tokens(model, prompts)
+
+
+@pytest.mark.parametrize("num_pages", [12, 16, 20])
+def test_few_pages(num_pages):
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    engine = make_engine(model, num_pages=num_pages)
+    samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+    assert engine.stats.preemptions > 0
+    engine.tree.check_integrity()
+
+
+def test_pages_run_out_for_good():
+    engine = make_engine(make_model("llama"), num_pages=4)
+    with pytest.raises(MemoryError):
+        engine.generate([list(range(2, 20))], SamplingParams(max_new_tokens=2))
+
+
+# Sampling.
+
+
+def test_top_p_keeps_the_fewest_likely_tokens():
+    from trunkline.llama.sampling import sample
+
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log().repeat(2000, 1)
+    generator = torch.Generator().manual_seed(0)
+    for top_p, kept in ((0.01, 1), (0.39, 1), (0.41, 2), (0.75, 3), (1.0, 4)):
+        tokens = sample(logits, [SamplingParams(temperature=1.0, top_p=top_p)] * 2000, generator)
+        assert sorted(set(tokens.tolist())) == list(range(kept))
+    share = (sample(logits, [SamplingParams(temperature=1.0, top_p=0.41)] * 2000, generator) == 0).float().mean()
+    assert abs(share - 4 / 7) < 0.05  # 4.5 standard deviations
+    mixed = sample(logits[:3], [SamplingParams(), SamplingParams(temperature=1e-4), SamplingParams()], generator)
+    assert mixed.tolist() == [0, 0, 0]
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature: expected at least 0, got -1.0"),
+        ({"top_p": 0.0}, r"top_p: expected within \(0, 1\], got 0.0"),
+        ({"n": 0}, "n: expected at least 1, got 0"),
+    ],
+)
+def test_bad_sampling_params(options, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingParams(**options)
+
+
+def test_bad_prompts():
+    engine = make_engine(make_model("llama"))
+    for prompt in ([], [97], [-1]):
+        with pytest.raises(ValueError, match="prompt: expected at least one token in"):
+            engine.add(prompt)
+    with pytest.raises(ValueError, match=r"prompt: expected at most 256 tokens with the new ones, got 250 \+ 16"):
+        engine.add([2] * 250, SamplingParams(max_new_tokens=16))
+    with pytest.raises(ValueError, match="n: expected at most max_requests 16, got 17"):
+        engine.add([2], SamplingParams(n=17))
+    with pytest.raises(RuntimeError, match="step: expected a prompt, got none"):
+        engine.step()
+
+
+def test_models_that_are_no_plain_llama():
+    config = make_model("llama").config.to_dict()
+    for change, message in (
+        ({"model_type": "qwen2"}, "model_type: expected 'llama', got 'qwen2'"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
+        ({"attention_bias": True}, "attention_bias: expected False, got True"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: expected .* got 'yarn'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LlamaConfig.from_dict({**config, **change})
+
+
+def test_cuda_graphs_need_cuda():
+    with pytest.raises(ValueError, match="cuda_graphs: expected False on cpu"):
+        make_engine(make_model("llama"), cuda_graphs=True)
