@@ -54,10 +54,17 @@ bool is_a(nb::handle object, const char* module, const char* type) {
   return is > 0;
 }
 
+// str(object)
+std::string text(nb::handle object) {
+  const nb::object string = nb::steal(PyObject_Str(object.ptr()));
+  if (!string.is_valid()) throw nb::python_error();
+  return nb::cast<std::string>(string);
+}
+
 std::string full_type_name(nb::handle object) {
-  const auto type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
-  const std::string module = nb::cast<std::string>(nb::str(type.attr("__module__")));
-  return module + "." + nb::cast<std::string>(nb::str(type.attr("__name__")));
+  const nb::object type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  const nb::object module = type.attr("__module__"), name = type.attr("__name__");
+  return text(module) + "." + text(name);
 }
 
 [[noreturn]] void refuse(std::string argument, std::string expected, std::string got) {
@@ -98,8 +105,8 @@ void take(Array& array, const nb::dlpack::dltensor& view, const char* name) {
 nb::object bits_of_bfloat16(nb::handle object) {
   if (!is_a(object, "numpy", "ndarray")) return nb::object();
   const nb::object dtype = nb::borrow(object).attr("dtype");
-  if (nb::cast<std::string>(dtype.attr("kind")) != "V") return nb::object();
-  if (nb::cast<std::string>(dtype.attr("type").attr("__name__")) != "bfloat16") return nb::object();
+  if (text(nb::object(dtype.attr("kind"))) != "V") return nb::object();
+  if (text(nb::object(dtype.attr("type").attr("__name__"))) != "bfloat16") return nb::object();
   return nb::borrow(object).attr("view")("uint16");
 }
 
@@ -148,8 +155,8 @@ Array read_array(nb::handle object, const char* name, Access access) {
     if (nb::hasattr(object, "__dlpack__") || nb::hasattr(object, "dtype")) {
       refuse(name, "an array that DLPack or the buffer protocol hands over as it is",
              full_type_name(object) + (nb::hasattr(object, "dtype")
-                                      ? " of " + nb::cast<std::string>(nb::str(nb::borrow(object).attr("dtype")))
-                                      : std::string()));
+                                           ? " of " + text(nb::object(nb::borrow(object).attr("dtype")))
+                                           : std::string()));
     }
     throw nb::type_error((std::string(name) + ": expected an array, got " + full_type_name(object)).c_str());
   }
@@ -227,16 +234,16 @@ DType read_dtype(nb::handle object) {
   if (nb::isinstance<nb::str>(object)) {
     name = nb::cast<std::string>(object);
   } else if (nb::hasattr(object, "__name__")) {
-    name = nb::cast<std::string>(nb::str(nb::borrow(object).attr("__name__")));  // numpy.float32, ml_dtypes.bfloat16
+    name = text(nb::object(nb::borrow(object).attr("__name__")));  // numpy.float32, ml_dtypes.bfloat16
   } else {
-    name = nb::cast<std::string>(nb::str(object));  // "torch.float32", "float32"
+    name = text(object);  // "torch.float32", "float32"
     if (name.rfind("torch.", 0) == 0) name.erase(0, 6);
   }
   return dtype_from_string(name);
 }
 
 Device read_device(nb::handle object) {
-  const std::string name = nb::cast<std::string>(nb::str(object));
+  const std::string name = text(object);
   if (name == "cpu") return {};
   if (name == "cuda") return {DeviceKind::cuda, 0};
   const std::string digits = name.rfind("cuda:", 0) == 0 ? name.substr(5) : std::string();
@@ -248,9 +255,7 @@ Device read_device(nb::handle object) {
 
 Stream read_stream(nb::handle object, const Device& device, nb::handle array) {
   if (device.kind == DeviceKind::cpu) return {};
-  const auto at = [](nb::handle address) {
-    return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))};
-  };
+  const auto at = [](nb::handle address) { return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))}; };
   if (object.is_valid() && !object.is_none()) {
     if (PyLong_CheckExact(object.ptr())) return at(object);
     for (const char* member : {"cuda_stream", "ptr"}) {  // PyTorch, CuPy
@@ -286,8 +291,8 @@ nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, b
   nb::list sizes;
   for (const std::int64_t size : shape) sizes.append(size);
   if (is_a(like, "torch", "Tensor")) {
-    const nb::object dtype =
-        float32 ? nb::object(nb::module_::import_("torch").attr("float32")) : nb::object(nb::borrow(like).attr("dtype"));
+    const nb::object dtype = float32 ? nb::object(nb::module_::import_("torch").attr("float32"))
+                                     : nb::object(nb::borrow(like).attr("dtype"));
     return nb::borrow(like).attr("new_empty")(nb::tuple(sizes), nb::arg("dtype") = dtype);
   }
   for (const char* library : {"numpy", "cupy"}) {
@@ -325,7 +330,7 @@ Integers<Integer>::Integers(nb::handle object, const char* name) {
       const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
       if (overflow != 0 || value < std::numeric_limits<Integer>::min() || value > std::numeric_limits<Integer>::max()) {
         refuse(std::string(name) + "[" + std::to_string(i) + "]", "int" + std::to_string(8 * sizeof(Integer)),
-               nb::cast<std::string>(nb::str(number)));
+               text(number));
       }
       copied_.push_back(static_cast<Integer>(value));
     }

@@ -123,7 +123,8 @@ nb::object run(PyAttention& self, nb::handle q, const PyKvCache& kv, nb::object 
   return with_lse ? nb::object(nb::make_tuple(out, lse)) : out;
 }
 
-constexpr const char* attention_doc = R"(Exact attention of a batch over paged KV: plan once per decode step, run once per layer.
+constexpr const char* attention_doc =
+    R"(Exact attention of a batch over paged KV: plan once per decode step, run once per layer.
 
 Immutable and safe to share by threads. A workspace holds the plan; without one of the caller's, the attention's own is
 used.
@@ -282,9 +283,10 @@ ValueError
       .def("run", &run, nb::arg("q"), nb::arg("kv"), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
            nb::arg("stream") = nb::none(), nb::kw_only(), nb::arg("workspace") = nb::none(),
            nb::arg("seq_lens") = nb::none(),
-           nb::sig("def run(self, q: trunkline.typing.Array, kv: KvCache, out: trunkline.typing.Array | None = None, lse: "
-                   "trunkline.typing.Array | bool | None = None, stream: trunkline.typing.Stream = None, *, workspace: "
-                   "Workspace | None = None, seq_lens: trunkline.typing.Array | None = None) -> typing.Any"),
+           nb::sig(
+               "def run(self, q: trunkline.typing.Array, kv: KvCache, out: trunkline.typing.Array | None = None, lse: "
+               "trunkline.typing.Array | bool | None = None, stream: trunkline.typing.Stream = None, *, workspace: "
+               "Workspace | None = None, seq_lens: trunkline.typing.Array | None = None) -> typing.Any"),
            run_doc)
       .def_prop_ro(
           "workspace", [](PyAttention& self) { return nb::borrow(self.own_workspace()); },
@@ -296,8 +298,9 @@ ValueError
           "device_spec", [](const PyAttention& self) { return &self.attention.device_spec(); },
           nb::rv_policy::reference_internal)
       .def_prop_ro("device", [](const PyAttention& self) { return to_string(self.attention.device()); })
-      .def_prop_ro("kernel", [](const PyAttention& self) { return self.attention.kernel(); },
-                   "The kernel that runs: \"cpu/avx3\", \"cuda/sm90\".")
+      .def_prop_ro(
+          "kernel", [](const PyAttention& self) { return self.attention.kernel(); },
+          "The kernel that runs: \"cpu/avx3\", \"cuda/sm90\".")
       .def_prop_ro("num_threads", [](const PyAttention& self) { return self.attention.num_threads(); })
       .def_prop_ro("num_ctas", [](const PyAttention& self) { return self.attention.num_ctas(); });
 }

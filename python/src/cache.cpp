@@ -173,7 +173,8 @@ nb::object slots_of(const PrefixTree& tree, RequestId request, std::int32_t begi
 }
 
 void bind_tree(nb::module_& m) {
-  nb::class_<PrefixTree>(m, "PrefixTree", R"(A radix tree over token ids whose values are pages, and the requests that use it.
+  nb::class_<PrefixTree>(m, "PrefixTree",
+                         R"(A radix tree over token ids whose values are pages, and the requests that use it.
 
 Committed tokens, those whose KV is written, can be matched by other requests; the rest is the request's own. A page that
 is partly filled with common tokens is shared until somebody takes its next slot: whoever then diverges gets a page of
@@ -205,8 +206,8 @@ Examples
 >>> second = tree.insert([*range(32), 7, 8])  # shares two pages
 >>> second.num_cached_tokens, tree.block_table(second.request)
 (32, array([0, 1, 3], dtype=int32))
->>> tree.slots(second.request, 32, 34)        # where the KV of tokens 32 and 33 goes
-array([48, 49])
+>>> tree.slots(second.request, 32, 34).tolist()  # where the KV of tokens 32 and 33 goes
+[48, 49]
 )")
       .def(nb::init<PagePool&>(), nb::arg("pool"), nb::keep_alive<1, 2>())
       .def_prop_ro("pool", &PrefixTree::pool, nb::rv_policy::reference_internal)
@@ -228,8 +229,8 @@ array([48, 49])
       .def(
           "insert",
           [](PrefixTree& tree, nb::handle tokens, std::optional<std::int32_t> max_cached_tokens) {
-            const Insertion made = tree.insert(Integers<std::int32_t>(tokens, "tokens"),
-                                               max_cached_tokens.value_or(PrefixTree::no_limit));
+            const Insertion made =
+                tree.insert(Integers<std::int32_t>(tokens, "tokens"), max_cached_tokens.value_or(PrefixTree::no_limit));
             return PyInsertion{made.request, made.num_cached_tokens, made.copy};
           },
           nb::arg("tokens"), nb::arg("max_cached_tokens") = nb::none(),
@@ -257,7 +258,8 @@ array([48, 49])
            "A new request that shares every page of this one, all of whose tokens are committed. Returns its id.")
       .def("remove", &PrefixTree::remove, nb::arg("request"), "Ends a request. Its committed tokens stay cached.")
       .def(
-          "lock", [](PrefixTree& tree, nb::handle tokens) { return tree.lock(Integers<std::int32_t>(tokens, "tokens")); },
+          "lock",
+          [](PrefixTree& tree, nb::handle tokens) { return tree.lock(Integers<std::int32_t>(tokens, "tokens")); },
           nb::arg("tokens"), nb::sig("def lock(self, tokens: trunkline.typing.Ints) -> PrefixLock"),
           "Keeps the longest cached prefix from eviction until unlocked. Locks count.")
       .def(
@@ -265,14 +267,14 @@ array([48, 49])
       .def("evict", &PrefixTree::evict, nb::arg("num_pages"),
            "Frees up to `num_pages` cached pages, least recently used first. Returns how many.")
       .def("clear", &PrefixTree::clear, "Forgets requests, locks and cache.")
-      .def("requests", [](const PrefixTree& tree) { return to_numpy(tree.requests()); },
-           nb::sig("def requests(self) -> trunkline.typing.Int64Array"), "Ids, ascending.")
+      .def(
+          "requests", [](const PrefixTree& tree) { return to_numpy(tree.requests()); },
+          nb::sig("def requests(self) -> trunkline.typing.Int64Array"), "Ids, ascending.")
       .def("__contains__", &PrefixTree::contains, nb::arg("request"))
       .def("seq_len", &PrefixTree::seq_len, nb::arg("request"))
       .def("num_committed", &PrefixTree::num_committed, nb::arg("request"))
       .def(
-          "block_table",
-          [](const PrefixTree& tree, RequestId request) { return to_numpy(tree.block_table(request)); },
+          "block_table", [](const PrefixTree& tree, RequestId request) { return to_numpy(tree.block_table(request)); },
           nb::arg("request"), nb::sig("def block_table(self, request: int) -> trunkline.typing.Int32Array"),
           "The request's ``ceil(seq_len / page_size)`` pages.")
       .def("slots", &slots_of, nb::arg("request"), nb::arg("begin"), nb::arg("end"),

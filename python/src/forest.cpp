@@ -107,7 +107,8 @@ void advance(PyForest& self, nb::handle leave, nb::iterable replace, nb::iterabl
   for (nb::handle entry : replace) {
     const nb::tuple t = read_tuple(entry, 3, "replace", "(request, first_page, pages)");
     deltas.replace.push_back({number<RequestId>(t[0], "replace.request"),
-                              number<std::int32_t>(t[1], "replace.first_page"), Int32s(t[2], "replace.pages").vector()});
+                              number<std::int32_t>(t[1], "replace.first_page"),
+                              Int32s(t[2], "replace.pages").vector()});
   }
   for (nb::handle entry : grow) {
     const nb::tuple t = read_tuple(entry, 3, "grow", "(request, num_tokens, pages)");
@@ -132,7 +133,8 @@ void advance(PyForest& self, nb::handle leave, nb::iterable replace, nb::iterabl
   self.forest.advance(deltas);
 }
 
-constexpr const char* forest_doc = R"(The nodes of a batch: which runs of tokens its requests share. The one input of planning.
+constexpr const char* forest_doc =
+    R"(The nodes of a batch: which runs of tokens its requests share. The one input of planning.
 
 Made by `from_block_tables`, `from_tree` or `from_levels`; owns copies, so the arrays it came from may change after the
 call. Requests and their query tokens keep the caller's order.
@@ -168,15 +170,14 @@ void bind_forest(nb::module_& m) {
       .def_ro("request_end", &Node::request_end)
       .def("__repr__", [](const Node& node) {
         return "Node(parent=" + std::to_string(node.parent) + ", first_token=" + std::to_string(node.first_token) +
-               ", num_tokens=" + std::to_string(node.num_tokens) + ", requests=[" +
-               std::to_string(node.request_begin) + ", " + std::to_string(node.request_end) + "))";
+               ", num_tokens=" + std::to_string(node.num_tokens) + ", requests=[" + std::to_string(node.request_begin) +
+               ", " + std::to_string(node.request_end) + "))";
       });
 
   nb::class_<PyForest> forest(m, "Forest", forest_doc);
   forest
-      .def_static("from_block_tables", &from_block_tables, nb::arg("tables"), nb::arg("seq_lens"),
-                  nb::arg("page_size"), nb::arg("qo_lens") = nb::none(), nb::arg("request_ids") = nb::none(),
-                  nb::arg("num_pages") = 0,
+      .def_static("from_block_tables", &from_block_tables, nb::arg("tables"), nb::arg("seq_lens"), nb::arg("page_size"),
+                  nb::arg("qo_lens") = nb::none(), nb::arg("request_ids") = nb::none(), nb::arg("num_pages") = 0,
                   nb::sig("def from_block_tables(tables: trunkline.typing.Tables, seq_lens: trunkline.typing.Ints, "
                           "page_size: int, qo_lens: trunkline.typing.Ints | None = None, request_ids: "
                           "trunkline.typing.Ints | None = None, num_pages: int = 0) -> Forest"),
@@ -239,8 +240,9 @@ Raises
 ------
 ValueError
     Nothing has changed then.)")
-      .def("copy", [](const PyForest& self) { return new PyForest(self.forest); }, nb::rv_policy::take_ownership,
-           "A copy that advances on its own.")
+      .def(
+          "copy", [](const PyForest& self) { return new PyForest(self.forest); }, nb::rv_policy::take_ownership,
+          "A copy that advances on its own.")
       .def(
           "__eq__",
           [](const PyForest& self, nb::handle other) {

@@ -212,7 +212,8 @@ void bind_kv(nb::module_& m) {
             new (self) PyKvCache(separate(k, v, layout));
           },
           nb::arg("k"), nb::arg("v"), nb::arg("layout") = "NHD",
-          nb::sig("def __init__(self, k: trunkline.typing.Array, v: trunkline.typing.Array, layout: str = 'NHD') -> None"))
+          nb::sig(
+              "def __init__(self, k: trunkline.typing.Array, v: trunkline.typing.Array, layout: str = 'NHD') -> None"))
       .def_static("interleaved", &interleaved, nb::arg("kv"), nb::arg("layout") = "NHD",
                   nb::sig("def interleaved(kv: trunkline.typing.Array, layout: str = 'NHD') -> KvCache"),
                   "Of one array: ``\"NHD\"`` [num_pages, 2, page_size, num_kv_heads, head_dim] or ``\"HND\"``\n"
@@ -224,7 +225,8 @@ void bind_kv(nb::module_& m) {
       .def_prop_ro("dtype", [](const PyKvCache& kv) { return trunkline::to_string(kv.view.dtype); })
       .def_prop_ro("device", [](const PyKvCache& kv) { return trunkline::to_string(kv.view.device); })
       .def_prop_ro("writable", [](const PyKvCache& kv) { return kv.writable; });
-  m.def("append_kv", &append, nb::arg("kv"), nb::arg("k"), nb::arg("v"), nb::arg("slots"), nb::arg("stream") = nb::none(),
+  m.def("append_kv", &append, nb::arg("kv"), nb::arg("k"), nb::arg("v"), nb::arg("slots"),
+        nb::arg("stream") = nb::none(),
         nb::sig("def append_kv(kv: KvCache, k: trunkline.typing.Array, v: trunkline.typing.Array, slots: "
                 "trunkline.typing.Ints, stream: trunkline.typing.Stream = None) -> None"),
         R"(Writes K and V of new tokens into the pages.
@@ -244,10 +246,11 @@ Raises
 ------
 ValueError
     Before anything is written.)");
-  m.def("copy_kv", &copy, nb::arg("kv"), nb::arg("copies"), nb::arg("stream") = nb::none(),
-        nb::sig("def copy_kv(kv: KvCache, copies: PageCopy | None | typing.Iterable[PageCopy | tuple[int, int, int] | "
-                "None], stream: trunkline.typing.Stream = None) -> None"),
-        "Carries out page copies in order: what `PrefixTree.insert` and `append` gave as their ``copy``, None included.");
+  m.def(
+      "copy_kv", &copy, nb::arg("kv"), nb::arg("copies").none(), nb::arg("stream") = nb::none(),
+      nb::sig("def copy_kv(kv: KvCache, copies: PageCopy | None | typing.Iterable[PageCopy | tuple[int, int, int] | "
+              "None], stream: trunkline.typing.Stream = None) -> None"),
+      "Carries out page copies in order: what `PrefixTree.insert` and `append` gave as their ``copy``, None included.");
 }
 
 }  // namespace trunkline::python

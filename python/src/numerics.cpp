@@ -61,12 +61,13 @@ PyReference reference(nb::handle q, const PyKvCache& kv, nb::handle tables, nb::
 }  // namespace
 
 void bind_numerics(nb::module_& m) {
-  m.def("merge", &merge, nb::arg("out_a"), nb::arg("lse_a"), nb::arg("out_b"), nb::arg("lse_b"),
-        nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
-        nb::sig("def merge(out_a: trunkline.typing.Array, lse_a: trunkline.typing.Array, out_b: trunkline.typing.Array, "
-                "lse_b: trunkline.typing.Array, out: trunkline.typing.Array | None = None, lse: trunkline.typing.Array | "
-                "None = None) -> tuple[typing.Any, typing.Any]"),
-        R"(Attention over the union of two disjoint sets of tokens, exactly. CPU memory.
+  m.def(
+      "merge", &merge, nb::arg("out_a"), nb::arg("lse_a"), nb::arg("out_b"), nb::arg("lse_b"),
+      nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
+      nb::sig("def merge(out_a: trunkline.typing.Array, lse_a: trunkline.typing.Array, out_b: trunkline.typing.Array, "
+              "lse_b: trunkline.typing.Array, out: trunkline.typing.Array | None = None, lse: trunkline.typing.Array | "
+              "None = None) -> tuple[typing.Any, typing.Any]"),
+      R"(Attention over the union of two disjoint sets of tokens, exactly. CPU memory.
 
 Parameters
 ----------
@@ -97,20 +98,26 @@ Examples
 array([[[0.75, 0.75, 0.75, 0.75]]], dtype=float32)
 )");
   nb::class_<PyReference>(m, "Reference", "What `reference_attention` gives: float64, and bounds of a good evaluation.")
-      .def_prop_ro("out", [](const PyReference& r) { return r.out; },
-                   nb::sig("def out(self) -> trunkline.typing.Float64Array"), "[tokens, num_qo_heads, head_dim]")
-      .def_prop_ro("lse", [](const PyReference& r) { return r.lse; },
-                   nb::sig("def lse(self) -> trunkline.typing.Float64Array"), "[tokens, num_qo_heads]")
-      .def_prop_ro("bound", [](const PyReference& r) { return r.bound; },
-                   nb::sig("def bound(self) -> trunkline.typing.Float64Array"), "Of out in q's dtype, element by element.")
-      .def_prop_ro("lse_bound", [](const PyReference& r) { return r.lse_bound; },
-                   nb::sig("def lse_bound(self) -> trunkline.typing.Float64Array"), "Of lse in float32.");
-  m.def("reference_attention", &reference, nb::arg("q"), nb::arg("kv"), nb::arg("tables"), nb::arg("seq_lens"),
-        nb::arg("qo_lens") = nb::none(), nb::arg("scale") = nb::none(),
-        nb::sig("def reference_attention(q: trunkline.typing.Array, kv: KvCache, tables: trunkline.typing.Tables, seq_lens: "
-                "trunkline.typing.Ints, qo_lens: trunkline.typing.Ints | None = None, scale: float | None = None) -> "
-                "Reference"),
-        R"(The double-precision oracle, straight from block tables: short, obvious, slow. CPU memory.
+      .def_prop_ro(
+          "out", [](const PyReference& r) { return r.out; }, nb::sig("def out(self) -> trunkline.typing.Float64Array"),
+          "[tokens, num_qo_heads, head_dim]")
+      .def_prop_ro(
+          "lse", [](const PyReference& r) { return r.lse; }, nb::sig("def lse(self) -> trunkline.typing.Float64Array"),
+          "[tokens, num_qo_heads]")
+      .def_prop_ro(
+          "bound", [](const PyReference& r) { return r.bound; },
+          nb::sig("def bound(self) -> trunkline.typing.Float64Array"), "Of out in q's dtype, element by element.")
+      .def_prop_ro(
+          "lse_bound", [](const PyReference& r) { return r.lse_bound; },
+          nb::sig("def lse_bound(self) -> trunkline.typing.Float64Array"), "Of lse in float32.");
+  m.def(
+      "reference_attention", &reference, nb::arg("q"), nb::arg("kv"), nb::arg("tables"), nb::arg("seq_lens"),
+      nb::arg("qo_lens") = nb::none(), nb::arg("scale") = nb::none(),
+      nb::sig(
+          "def reference_attention(q: trunkline.typing.Array, kv: KvCache, tables: trunkline.typing.Tables, seq_lens: "
+          "trunkline.typing.Ints, qo_lens: trunkline.typing.Ints | None = None, scale: float | None = None) -> "
+          "Reference"),
+      R"(The double-precision oracle, straight from block tables: short, obvious, slow. CPU memory.
 
 Parameters
 ----------
@@ -131,8 +138,9 @@ Examples
 >>> import numpy as np
 >>> import trunkline as tl
 >>> kv = tl.KvCache.interleaved(np.ones((8, 2, 16, 2, 64), np.float32))
->>> tl.reference_attention(np.zeros((1, 8, 64), np.float32), kv, ([0, 1], [3]), [9]).out.mean()
-np.float64(1.0)
+>>> reference = tl.reference_attention(np.zeros((1, 8, 64), np.float32), kv, ([0, 1], [3]), [9])
+>>> reference.out.shape, round(float(reference.out[0, 0, 0]), 6)
+((1, 8, 64), 1.0)
 )");
 }
 

@@ -36,8 +36,9 @@ struct Array {
 enum class Access { read, write };
 
 /// What an argument says of itself by DLPack's C exchange interface, by __dlpack__ or by the buffer protocol; bfloat16
-/// arrays of ml_dtypes too. The argument keeps the memory alive, and `keep_alive` when it is set. Throws TypeError for what is no
-/// array, and Error(invalid_argument) for one that cannot be taken as it is, or cannot be written when it has to be.
+/// arrays of ml_dtypes too. The argument keeps the memory alive, and `keep_alive` when it is set. Throws TypeError for
+/// what is no array, and Error(invalid_argument) for one that cannot be taken as it is, or cannot be written when it
+/// has to be.
 Array read_array(nb::handle object, const char* name, Access access);
 
 /// Throws Error(invalid_argument) for element types or ranks that the core has no name for.
@@ -54,8 +55,8 @@ DType dtype_of(const Array& array, const char* name);
 DType read_dtype(nb::handle object);
 /// "cpu", "cuda", "cuda:1", or a torch.device.
 Device read_device(nb::handle object);
-/// An address, an object with cuda_stream, ptr or __cuda_stream__, or None: the current stream of `array`'s library, and
-/// without an array that of PyTorch or CuPy, whichever is imported. Nothing on the CPU.
+/// An address, an object with cuda_stream, ptr or __cuda_stream__, or None: the current stream of `array`'s library,
+/// and without an array that of PyTorch or CuPy, whichever is imported. Nothing on the CPU.
 Stream read_stream(nb::handle object, const Device& device, nb::handle array = nb::handle());
 
 /// An uninitialised array of the library of `like`; `float32` instead of its dtype when asked for. Throws
