@@ -9,7 +9,9 @@ transformers = pytest.importorskip("transformers")
 
 from tiny_models import make_model, prompts_with_shared_prefixes  # noqa: E402
 
+import trunkline as tl  # noqa: E402
 from trunkline.llama import Engine, Llama, LlamaConfig, SamplingParams, Weights  # noqa: E402
+from trunkline.llama.batch_forest import BatchForest  # noqa: E402
 
 NEW = 16
 ATTENTIONS = ["auto", "unshared", "two_phase", "hydragen", "sdpa"]
@@ -186,6 +188,27 @@ def test_pages_run_out_for_good():
     engine = make_engine(make_model("llama"), num_pages=4)
     with pytest.raises(MemoryError):
         engine.generate([list(range(2, 20))], SamplingParams(max_new_tokens=2))
+
+
+def test_the_forest_that_advances_is_the_one_of_the_tree(monkeypatch):
+    step, steps = BatchForest.step, []
+
+    def checked(self, batch):
+        forest = step(self, batch)
+        assert forest == tl.Forest.from_tree(self._tree, [a.request for a in batch], [a.num_new for a in batch])
+        steps.append(forest.version)
+        return forest
+
+    monkeypatch.setattr(BatchForest, "step", checked)
+    engine = make_engine(make_model("llama"), num_pages=24, max_prefill_tokens=9)
+    params = [SamplingParams(max_new_tokens=n, n=n % 3 + 1, temperature=1.0) for n in range(3, 15)]
+    for i, prompt in enumerate(prompts_with_shared_prefixes() + prompts_with_shared_prefixes()):
+        engine.add(prompt, params[i])
+        engine.step()
+    while engine.num_unfinished:
+        engine.step()
+    assert engine.stats.preemptions > 0 and engine.tree.stats().duplicate_pages > 0
+    assert max(steps) > 10  # advanced, not rebuilt
 
 
 # Sampling.

@@ -28,7 +28,7 @@ def run_rank(rank: int, world_size: int, backend: str, folder: str) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     try:
-        part = Weights.from_transformers(make_model("llama_mha"), rank=rank, world_size=world_size, device=device)
+        part = Weights.from_transformers(make_model("llama"), rank=rank, world_size=world_size, device=device)
         torch.save(generate(part, dist.group.WORLD), f"{folder}/tokens{rank}")
     finally:
         dist.destroy_process_group()
@@ -38,12 +38,11 @@ def check_ranks(world_size: int, backend: str, folder) -> None:
     mp.spawn(run_rank, (world_size, backend, str(folder)), nprocs=world_size)
     tokens = [torch.load(folder / f"tokens{rank}") for rank in range(world_size)]
     assert all(of_rank == tokens[0] for of_rank in tokens)
-    assert tokens[0][0] == generate(Weights.from_transformers(make_model("llama_mha")))[0]  # greedy
+    assert tokens[0][0] == generate(Weights.from_transformers(make_model("llama")))[0]  # greedy
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_on_the_cpu(world_size, tmp_path):
-    check_ranks(world_size, "gloo", tmp_path)
+def test_two_ranks_on_the_cpu(tmp_path):
+    check_ranks(2, "gloo", tmp_path)  # one KV head each
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -13,6 +14,7 @@ import trunkline as tl
 
 from ..paged_layers import KvPages, StepAttention
 from .attention import AttentionBackend, GatheredSdpaAttention, NoAttention, TrunklineAttention
+from .batch_forest import Advance, BatchForest
 from .graphs import DecodeGraphs
 from .model import Llama
 from .sampling import SamplingParams, sample
@@ -101,6 +103,7 @@ class Engine:
         self._attention = self._make_attention(attention, num_threads)
         self._graphs = DecodeGraphs(model, self._attention, max_requests) if cuda_graphs else None
         self._generator = torch.Generator(model.device).manual_seed(seed)
+        self._forest = BatchForest(self._tree, page_size)
         self._scheduler = Scheduler(self._tree, max_requests, max_prefill_tokens)
 
     def _make_attention(self, name: str, num_threads: int | None) -> AttentionBackend:
@@ -171,51 +174,61 @@ class Engine:
         self.stats.preemptions = self._scheduler.num_preemptions
         self._pages.copy(copies)
         logits = self._forward(turns)
-        for turn in turns:
-            self._tree.commit(turn.sequence.request, turn.end)
+        ready = [turn.sequence for turn in turns if turn.has_next]
+        next_tokens = self._sample(ready, logits) if ready else None
+        for turn in turns:  # while a GPU computes: what is written is read by later steps only
+            self._forest.commit(turn.sequence.request, turn.end)
             turn.sequence.num_done = turn.end
-        self._extend([turn.sequence for turn in turns if turn.has_next], logits)
+        if next_tokens is not None:
+            self._extend(ready, next_tokens.tolist())
         self.stats.steps += 1
 
     def _forward(self, turns: list[Turn]) -> torch.Tensor:
         """Compute the new tokens. Returns the logits of the turns that have a next token."""
-        requests = [turn.sequence.request for turn in turns]
-        counts = [turn.end - turn.begin for turn in turns]
+        advances = [Advance(t.sequence.request, t.end - t.begin, t.appended) for t in turns]
+        self._attention.plan(self._forest.step(advances))
+        last_rows = itertools.accumulate((advance.num_new for advance in advances), initial=-1)
+        rows = [row for row, turn in zip(itertools.islice(last_rows, 1, None), turns) if turn.has_next]
+        inputs = torch.from_numpy(self._inputs(turns))
+        self.stats.computed_tokens += inputs.shape[1]
+        if self._graphs is not None and len(rows) == inputs.shape[1]:
+            self.stats.graph_replays += 1
+            return self._graphs.run(inputs)
+        tokens, positions, slots = inputs.to(self.model.device)
+        self._attention.set_slots(slots)
+        hidden = self.model.hidden_states(tokens, positions, self._attention)
+        return self.model.logits(hidden if len(rows) == len(hidden) else hidden[rows])
+
+    def _inputs(self, turns: list[Turn]) -> np.ndarray:
+        """Token, position and slot of each new token, int64 ``[3, tokens]``."""
         tokens, positions, slots = [], [], []
         for turn in turns:
             tokens.extend(turn.sequence.tokens[turn.begin : turn.end])
             positions.extend(range(turn.begin, turn.end))
-            slots.append(torch.as_tensor(self._tree.slots(turn.sequence.request, turn.begin, turn.end)))
-        device = self.model.device
-        inputs = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, positions)]
-        inputs.append(torch.cat(slots).to(device))
-        self._attention.plan(tl.Forest.from_tree(self._tree, requests, counts))
-        self.stats.computed_tokens += len(tokens)
-        rows = [last - 1 for last, turn in zip(itertools.accumulate(counts), turns) if turn.has_next]
-        if self._graphs is not None and len(rows) == len(tokens):
-            self.stats.graph_replays += 1
-            return self._graphs.run(*inputs)
-        self._attention.set_slots(inputs[2])
-        hidden = self.model.hidden_states(*inputs[:2], self._attention)
-        return self.model.logits(hidden[rows])
+            slots.append(self._tree.slots(turn.sequence.request, turn.begin, turn.end))
+        inputs = np.empty((3, len(tokens)), np.int64)
+        inputs[0], inputs[1] = tokens, positions
+        np.concatenate(slots, out=inputs[2])
+        return inputs
 
-    def _extend(self, ready: list[Sequence], logits: torch.Tensor) -> None:
-        """Sample the next tokens; a prompt with n samples parts into n sequences with its first."""
-        if not ready:
-            return
+    def _sample(self, ready: list[Sequence], logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each sample that the sequences stand for, in order."""
         of_row = [row for row, sequence in enumerate(ready) for _ in range(sequence.num_samples)]
-        params = [ready[row].generation.params for row in of_row]
         if len(of_row) > len(ready):
             logits = logits[of_row]
-        next_tokens = sample(logits, params, self._generator)
+        next_tokens = sample(logits, [ready[row].generation.params for row in of_row], self._generator)
         if self.model.group is not None:  # sums of ranks may differ in the last bits
             dist.broadcast(next_tokens, group=self.model.group, group_src=0)
-        new_tokens = iter(next_tokens.tolist())
+        return next_tokens
+
+    def _extend(self, ready: list[Sequence], next_tokens: list[int]) -> None:
+        """Append what was sampled; a prompt with n samples parts into n sequences with its first."""
+        tokens = iter(next_tokens)
         for sequence in ready:
             forks = [self._scheduler.fork(sequence) for _ in range(sequence.num_samples - 1)]
             sequence.num_samples = 1
             for sample_under_way in (sequence, *forks):
-                sample_under_way.tokens.append(next(new_tokens))
-                self.stats.generated_tokens += 1
+                sample_under_way.tokens.append(next(tokens))
                 if sample_under_way.finished:
                     self._scheduler.finish(sample_under_way)
+        self.stats.generated_tokens += len(next_tokens)

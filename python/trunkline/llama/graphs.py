@@ -26,21 +26,22 @@ class DecodeGraphs:
     def __init__(self, model: Llama, attention: AttentionBackend, max_batch_size: int) -> None:
         self._model = model
         self._attention = attention
-        size = 1 << (max_batch_size - 1).bit_length()
-        self._tokens = torch.zeros(size, dtype=torch.int64, device=model.device)
-        self._positions = torch.zeros_like(self._tokens)
-        self._slots = torch.full_like(self._tokens, -1)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        size = 1 << (max_batch_size - 1).bit_length()
+        self._inputs = torch.zeros(3 * size, dtype=torch.int64, device=model.device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def run(self, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """Logits of a planned decode step, f32 ``[tokens, vocab_size]``, valid until the next."""
-        num_tokens = len(tokens)
+    def run(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of a planned decode step, f32 ``[tokens, vocab_size]``, valid until the next.
+
+        ``inputs`` holds token, position and slot of each request's new token, int64 ``[3, tokens]`` on the host.
+        """
+        num_tokens = inputs.shape[1]
         size = 1 << (num_tokens - 1).bit_length()
-        self._tokens[:num_tokens] = tokens
-        self._positions[:num_tokens] = positions
-        self._slots[:num_tokens] = slots
-        self._slots[num_tokens:size] = -1
+        padded = torch.zeros(3, size, dtype=torch.int64, pin_memory=True)
+        padded[:, :num_tokens] = inputs
+        padded[2, num_tokens:] = -1
+        self._inputs[: 3 * size].copy_(padded.flatten(), non_blocking=True)
         if size not in self._graphs:
             self._graphs[size] = self._capture(size)
         graph, logits = self._graphs[size]
@@ -48,8 +49,9 @@ class DecodeGraphs:
         return logits[:num_tokens]
 
     def _step(self, size: int) -> torch.Tensor:
-        self._attention.set_slots(self._slots[:size])
-        hidden = self._model.hidden_states(self._tokens[:size], self._positions[:size], self._attention)
+        tokens, positions, slots = self._inputs[: 3 * size].view(3, size)
+        self._attention.set_slots(slots)
+        hidden = self._model.hidden_states(tokens, positions, self._attention)
         return self._model.logits(hidden)
 
     def _capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:

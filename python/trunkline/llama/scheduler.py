@@ -45,8 +45,8 @@ class Sequence:
 
     @property
     def finished(self) -> bool:
-        params, generated = self.generation.params, self.generated
-        return len(generated) >= params.max_new_tokens or (bool(generated) and generated[-1] in params.stop_tokens)
+        params, num_generated = self.generation.params, len(self.tokens) - len(self.generation.prompt)
+        return num_generated >= params.max_new_tokens or (num_generated > 0 and self.tokens[-1] in params.stop_tokens)
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Turn:
     sequence: Sequence
     begin: int
     end: int
+    appended: tl.Appended | None  # None: they were inserted
 
     @property
     def has_next(self) -> bool:
@@ -110,7 +111,7 @@ class Scheduler:
                 continue
             if appended.copy is not None:
                 copies.append(appended.copy)
-            turns.append(Turn(sequence, begin, end))
+            turns.append(Turn(sequence, begin, end, appended))
             if len(sequence.tokens) - begin > 1:
                 budget -= end - begin
         self._admit(turns, copies, budget)
@@ -142,7 +143,7 @@ class Scheduler:
             sequence.request = inserted.request
             if inserted.copy is not None:
                 copies.append(inserted.copy)
-            turns.append(Turn(sequence, inserted.num_cached_tokens, end))
+            turns.append(Turn(sequence, inserted.num_cached_tokens, end, None))
             under_way.append(tokens)
             taken += sequence.num_samples
             budget -= end - inserted.num_cached_tokens
