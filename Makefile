@@ -14,7 +14,13 @@ SANITIZER_FILTER = -*Large*
 # The programs in which more than one thread runs, or one reads what another wrote.
 THREADED = kernels_cpu exec grids forest tools_common
 
-.PHONY: help setup build replay test test-release test-asan test-tsan test-cuda bench lint format clean
+# The Python module is built and tested with this interpreter's version, in an environment of its own.
+# PYTHON_EXTRA="torch transformers==5.23" adds what the tests of those need; without, they skip.
+PYTHON ?= python3
+PYTHON_EXTRA ?=
+PYTHON_ENV = build/python/venv
+
+.PHONY: help setup build replay test test-release test-asan test-tsan test-cuda test-python test-python-built bench lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -38,7 +44,7 @@ endif
 	@$(TRUNKLINE) report $(OUT)/replay.json -o $(OUT)/replay.html
 	@echo "Report: $(OUT)/replay.html"
 
-test: setup test-release test-asan test-tsan test-cuda ## build and pass every test, sanitizers included
+test: setup test-release test-asan test-tsan test-cuda test-python ## build and pass every test, sanitizers included
 	@echo "All tests passed."
 
 test-release:
@@ -66,6 +72,19 @@ ifneq ($(shell command -v nvcc),)
 else
 	@echo "No CUDA toolkit: the CUDA parts were not compiled."
 endif
+
+# Its packages come from a package index; where there is none, nothing of Python is tested, and it says so.
+test-python: ## build the Python module and pass its tests
+	@[ -x $(PYTHON_ENV)/bin/pip ] || $(PYTHON) -m venv $(PYTHON_ENV)
+	@if $(PYTHON_ENV)/bin/pip install -q --disable-pip-version-check -r python/test-requirements.txt $(PYTHON_EXTRA); then \
+	  $(MAKE) --no-print-directory test-python-built; \
+	else echo "No package index: the Python module was not built or tested."; fi
+
+test-python-built:
+	cmake -S . -B build/python -G Ninja -Wno-dev -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON_ENV)/bin/python \
+	  -DTRUNKLINE_PYTHON=ON -DTRUNKLINE_TOOLS=OFF -DTRUNKLINE_TESTS=OFF -DTRUNKLINE_BENCHMARKS=OFF >/dev/null
+	cmake --build build/python -j $(JOBS) --target trunkline_python_stub
+	PYTHONPATH=build/python/python $(PYTHON_ENV)/bin/python -m pytest -q tests/python
 
 bench: ## run the Google Benchmark programs
 	cmake --preset release -Wno-dev >/dev/null

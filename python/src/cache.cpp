@@ -176,9 +176,9 @@ void bind_tree(nb::module_& m) {
   nb::class_<PrefixTree>(m, "PrefixTree",
                          R"(A radix tree over token ids whose values are pages, and the requests that use it.
 
-Committed tokens, those whose KV is written, can be matched by other requests; the rest is the request's own. A page that
-is partly filled with common tokens is shared until somebody takes its next slot: whoever then diverges gets a page of
-its own and a `PageCopy` to carry out with `copy_kv` before KV is written for that or a later call.
+Committed tokens, those whose KV is written, can be matched by other requests; the rest is the request's own. A page
+that is partly filled with common tokens is shared until somebody takes its next slot: whoever then diverges gets a page
+of its own and a `PageCopy` to carry out with `copy_kv` before KV is written for that or a later call.
 
 Tokens are int32 arrays, taken without a copy, or lists of ints. One thread's at a time, together with its pool.
 
