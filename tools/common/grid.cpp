@@ -3,8 +3,8 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <filesystem>
-#include <regex>
 #include <set>
 #include <sstream>
 
@@ -176,15 +176,22 @@ Grid grid_from_json(const nlohmann::json& json, const std::string& name) {
 }
 
 std::vector<int> parse_case_numbers(const std::string& text, int count) {
-  static const std::regex range("([0-9]{1,9})(-([0-9]{1,9}))?");
+  // A number, or two with a dash between them; 0 where it is neither.
+  const auto read_number = [](const char*& at, const char* end) {
+    int number = 0;
+    const auto [next, error] = std::from_chars(at, end, number);
+    if (error != std::errc{}) return 0;
+    at = next;
+    return number;
+  };
   std::set<int> numbers;
   std::stringstream parts(text);
   for (std::string part; std::getline(parts, part, ',');) {
-    std::smatch match;
-    const bool is_range = std::regex_match(part, match, range);
-    const int first = is_range ? std::stoi(match[1]) : 0,
-              last = is_range && match[3].matched ? std::stoi(match[3]) : first;
-    if (first < 1 || last < first || last > count) {
+    const char* at = part.data();
+    const char* const end = at + part.size();
+    const int first = read_number(at, end);
+    const int last = at != end && *at == '-' ? read_number(++at, end) : first;
+    if (at != end || first < 1 || last < first || last > count) {
       throw Error(ErrorCode::invalid_argument, "cases", fmt::format("numbers from 1 to {}, like 1,3,5-8", count),
                   "'" + text + "'");
     }
