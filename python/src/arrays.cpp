@@ -303,6 +303,15 @@ nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, b
   refuse(name, "an array to write, which only PyTorch, NumPy and CuPy inputs are allocated for", full_type_name(like));
 }
 
+void check_data(const Array& array, std::size_t alignment, const char* name) {
+  if (array.size() == 0) return;
+  if (array.data == nullptr) refuse(std::string(name) + ".data", "a pointer to the elements", "null");
+  const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(array.data) % alignment;
+  if (misaligned == 0) return;
+  refuse(std::string(name) + ".data", "an address aligned to its elements",
+         std::to_string(misaligned) + " bytes past one");
+}
+
 template <class Integer>
 void check_integers(const Array& array, const Device& device, const char* name) {
   const bool fits = array.dtype.code == static_cast<std::uint8_t>(dtype_code::Int) &&
@@ -310,8 +319,10 @@ void check_integers(const Array& array, const Device& device, const char* name) 
   if (!fits) {
     refuse(std::string(name) + ".dtype", "int" + std::to_string(8 * sizeof(Integer)), to_string(array.dtype));
   }
-  if (array.device == device) return;
-  refuse(std::string(name) + ".device", trunkline::to_string(device), trunkline::to_string(array.device));
+  if (!(array.device == device)) {
+    refuse(std::string(name) + ".device", trunkline::to_string(device), trunkline::to_string(array.device));
+  }
+  check_data(array, sizeof(Integer), name);
 }
 template void check_integers<std::int32_t>(const Array&, const Device&, const char*);
 template void check_integers<std::int64_t>(const Array&, const Device&, const char*);

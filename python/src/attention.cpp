@@ -98,7 +98,7 @@ nb::object run(PyAttention& self, nb::handle q, const PyKvCache& kv, nb::object 
   if (with_lse) {
     sums = read_array(lse, "lse", Access::write);
     lse_view = view_of(sums, "lse");
-    // An empty array may have no memory, which the core takes for "not wanted": right, there is nothing to write.
+    check_data(sums, sizeof(float), "lse");
   }
   if (!seq_lens.is_none()) {
     lengths = read_array(seq_lens, "seq_lens", Access::read);

@@ -2,6 +2,7 @@
 
 NB_MODULE(_core, m) {
   using namespace trunkline::python;
+  nanobind::set_leak_warnings(false);  // what an engine still holds when the interpreter ends is its own affair
   m.doc() = "Exact attention for batches of requests that share prefixes.";
   bind_errors(m);
   bind_cache(m);

@@ -27,6 +27,7 @@ nb::object merge(nb::handle out_a, nb::handle lse_a, nb::handle out_b, nb::handl
   }
   const Array result = read_array(out, "out", Access::write), sums = read_array(lse, "lse", Access::write);
   const TensorView result_view = view_of(result, "out"), sums_view = view_of(sums, "lse");
+  check_data(sums, sizeof(float), "lse");
   {
     nb::gil_scoped_release released;
     merge_states(a_view, a_lse, b_view, b_lse, result_view, sums_view);

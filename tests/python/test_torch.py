@@ -116,8 +116,19 @@ def test_freed_memory_is_noticed(batch, planned):
     assert (out == 7).all()
     q = torch.from_numpy(batch.q.copy()).clone()
     q.untyped_storage().resize_(0)
+    kv = tl.KvCache.interleaved(batch.pages)
     with pytest.raises(ValueError, match=r"q\.data: expected a pointer to the elements, got null"):
-        planned.run(q, tl.KvCache.interleaved(batch.pages))
+        planned.run(q, kv)
+    lengths = torch.from_numpy(batch.seq_lens).clone()
+    lengths.untyped_storage().resize_(0)
+    sums = torch.zeros(4, 4)
+    sums.untyped_storage().resize_(0)
+    for name, call in {
+        "seq_lens": lambda: tl.Forest.from_block_tables(batch.tables, lengths, 16),
+        "lse": lambda: planned.run(batch.q, kv, lse=sums),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}\.data: expected a pointer to the elements, got null"):
+            call()
 
 
 def test_the_cache_keeps_tensors_alive_and_lets_them_go(batch, planned):

@@ -85,7 +85,11 @@ Integers<Integer> read_optional(nb::handle object, const char* name) {
   return object.is_none() ? Integers<Integer>(nb::make_tuple(), name) : Integers<Integer>(object, name);
 }
 
-/// Throws Error(invalid_argument) unless the array has this integer type and lies on the device.
+/// An array with elements has an address, aligned. The core checks that of what it computes on, but takes an lse of no
+/// address for one that is not wanted.
+void check_data(const Array& array, std::size_t alignment, const char* name);
+
+/// Throws Error(invalid_argument) unless the array has this integer type and lies on the device, as check_data says.
 template <class Integer>
 void check_integers(const Array& array, const Device& device, const char* name);
 
