@@ -55,10 +55,12 @@ class BatchForest:
             if request not in known or appended is None:
                 join.append((request, self._tree.seq_len(request), num_new, self._tree.block_table(request)))
                 continue
+            seq_len = self._tree.seq_len(request)
             if appended.copy is not None:
-                entry = (self._tree.seq_len(request) - num_new) // self._page_size
-                replace.append((request, entry, [appended.copy.dst]))
-            grow.append((request, num_new, appended.new_pages))
+                replace.append((request, (seq_len - num_new) // self._page_size, (appended.copy.dst,)))
+            # Most tokens need no new page, and a list is passed on faster than an array.
+            starts_page = (seq_len - 1) % self._page_size < num_new
+            grow.append((request, num_new, appended.new_pages.tolist() if starts_page else ()))
             if known[request] != num_new:
                 qo_lens.append((request, num_new))
         leave = [request for request in known if request not in self._num_new]
