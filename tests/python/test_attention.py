@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -217,6 +218,36 @@ def test_threads_share_an_attention(batch, kv):
         thread.join()
     for out in outs:
         batch.check(out)
+
+
+def test_others_work_during_a_run():
+    """Were the interpreter's lock held, nothing else could happen for as long as a run takes."""
+    length = 1 << 15
+    config = tl.AttentionConfig(32, 4, 128, 16, dtype="float32")
+    attention = tl.Attention(config, max_requests=1, max_query_tokens=8, max_table_width=length // 16)
+    tables = np.zeros((1, length // 16), np.int32)  # one page, read over and over
+    attention.plan(tl.Forest.from_block_tables(tables, [length], 16, [8]))
+    kv = tl.KvCache.interleaved(np.ones((1, 2, 16, 4, 128), np.float32))
+    q = np.ones((8, 32, 128), np.float32)
+
+    def longest_pause():
+        """As a share of the run's time, of a thread that does nothing but look at the clock."""
+        span = []
+
+        def work():
+            start = time.perf_counter()
+            attention.run(q, kv)
+            span.extend((start, time.perf_counter()))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        looks = [time.perf_counter()]
+        while thread.is_alive():
+            looks.append(time.perf_counter())
+        during = [t for t in looks if span[0] <= t <= span[1]]
+        return np.diff([span[0], *during, span[1]]).max() / (span[1] - span[0])
+
+    assert min(longest_pause() for _ in range(5)) < 0.7
 
 
 def test_a_forest_advances_while_others_plan_it(batch):
