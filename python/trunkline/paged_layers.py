@@ -66,6 +66,8 @@ class StepAttention:
         need = (num_requests, num_query_tokens, table_width)
         if all(n <= have for n, have in zip(need, self._capacity)):
             return
+        if self._attention is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # its workspace must outlive the runs under way
         self._capacity = tuple(max(have, _next_power_of_two(n)) for n, have in zip(need, self._capacity))
         self._attention = tl.Attention(
             self.config,

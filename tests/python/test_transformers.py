@@ -131,7 +131,8 @@ def test_without_a_paged_cache():
     model = make_model("llama", "trunkline")
     ids, _ = left_padded(prompts_with_shared_prefixes())
     with pytest.raises(ValueError, match="past_key_values: expected a trunkline.transformers.PagedCache"):
-        model(ids)
+        with torch.no_grad():
+            model(ids)
     with pytest.raises(ValueError, match="past_key_values: expected a trunkline.transformers.PagedCache"):
         model.generate(ids, max_new_tokens=2)
 
@@ -164,8 +165,15 @@ def test_a_layer_whose_attention_is_not_trunkline_is_noticed():
     ids = torch.tensor(prompts_with_shared_prefixes()[:1])
     cache = PagedCache(model, ids)
     model.set_attn_implementation("eager")
-    with pytest.raises(RuntimeError, match="layer_idx: expected 0, got 1"):
+    with pytest.raises(RuntimeError, match="layer_idx: expected 0, got 1"), torch.no_grad():
         model(ids, past_key_values=cache)
+
+
+def test_gradients_are_refused():
+    model = make_model("llama", "trunkline")
+    ids = torch.tensor(prompts_with_shared_prefixes()[:1])
+    with pytest.raises(ValueError, match=r"model: expected a call under torch.no_grad\(\)"):
+        model(ids, past_key_values=PagedCache(model, ids))
 
 
 def test_crop_and_reset_are_refused():

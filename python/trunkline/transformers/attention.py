@@ -39,6 +39,12 @@ def refuse_sliding_layers(config: Any) -> None:
             raise ValueError(f"layer_types[{layer}]: expected 'full_attention', got '{kind}' (not supported)")
 
 
+def refuse_gradients(states: torch.Tensor) -> None:
+    """Raise ValueError for states of which a gradient is wanted: there is no backward pass."""
+    if states.requires_grad:
+        raise ValueError("model: expected a call under torch.no_grad() ('trunkline' attention has no gradient)")
+
+
 def trunkline_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -72,8 +78,8 @@ def trunkline_attention(
     Raises
     ------
     ValueError
-        Without a :class:`PagedCache` or continuous batching, with a mask or dropout, or for a feature that is not
-        built.
+        Without a :class:`PagedCache` or continuous batching, with a mask, dropout or gradients, or for a feature that
+        is not built.
     """
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
@@ -83,6 +89,7 @@ def trunkline_attention(
     if attention_mask is not None:
         raise ValueError(f"attention_mask: expected None, got a mask of shape {tuple(attention_mask.shape)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    refuse_gradients(query)
     paged = kwargs.get("cache")
     step: PagedStep | None
     if paged is not None:

@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 import trunkline as tl
 
 from ..paged_layers import KvPages, StepAttention
-from .attention import CACHE_MARK, NAME, refuse_sliding_layers
+from .attention import CACHE_MARK, NAME, refuse_gradients, refuse_sliding_layers
 
 
 class PagedCache(Cache):
@@ -122,6 +122,7 @@ class PagedCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's new KV into its pages. Returns what came: the attention reads the pages."""
+        refuse_gradients(key_states)
         if layer_idx != self._expected_layer:
             raise RuntimeError(
                 f"layer_idx: expected {self._expected_layer}, got {layer_idx}: is every layer's attention 'trunkline'?"
