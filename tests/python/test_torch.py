@@ -72,6 +72,23 @@ def test_tables_slots_and_lengths_are_tensors(batch, kv):
     assert (lse[3] == -np.inf).all()
 
 
+def test_without_the_exchange_interface(batch, monkeypatch):
+    """PyTorch before DLPack's C exchange interface goes by __dlpack__."""
+    if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        config = tl.AttentionConfig(4, 2, 32, 16, dtype=dtype)
+        attention = tl.Attention(config, max_requests=3, max_query_tokens=4, max_table_width=3)
+        attention.plan(batch.forest())
+        q, pages = torch.from_numpy(batch.q).to(dtype), torch.from_numpy(batch.pages).to(dtype)
+        out = torch.full((4, 4, 32), torch.nan, dtype=dtype).transpose(0, 1)
+        attention.run(q, tl.KvCache(pages[:, 0], pages[:, 1]), out)
+        batch.check(out.float(), tolerance=tolerance)
+        torch.testing.assert_close(attention.run(q, tl.KvCache.interleaved(pages)), out)
+    with pytest.raises(ValueError, match="q: expected an array that DLPack"):
+        attention.run(q.to("meta"), tl.KvCache.interleaved(pages))
+
+
 def test_libraries_mix(batch, planned):
     """NumPy pages, a tensor as q, an array as out."""
     out = np.zeros_like(batch.q)
