@@ -162,9 +162,10 @@ def test_requests_wait_for_each_other():
     assert [s for (s,) in samples] == expected_tokens(model, prompts)
 
 
-def test_prompts_join_while_others_decode():
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_prompts_join_while_others_decode(attention):
     model, prompts = make_model("llama"), prompts_with_shared_prefixes()
-    engine, generations = make_engine(model), []
+    engine, generations = make_engine(model, attention=attention), []
     for prompt in prompts:
         generations.append(engine.add(prompt, SamplingParams(max_new_tokens=NEW)))
         engine.step()

@@ -46,36 +46,90 @@ class TrunklineAttention:
         return self._step.run(q, self._pages[layer])
 
 
-class GatheredSdpaAttention:
-    """PyTorch's own attention, request by request over KV gathered from the pages: a check, not a fast path."""
+class DenseSdpaAttention:
+    """PyTorch's own attention over a dense copy of each request's KV, as a decode loop without pages would keep it.
 
-    def __init__(self, pages: KvPages, tree: tl.PrefixTree) -> None:
+    Every request has a row of ``[num_kv_heads, max_seq_len, head_dim]``. When it joins, what the cache knew of it is
+    copied there; the pages are written too, for those who join later. Decode is one batched call; a prompt is one each.
+
+    Parameters
+    ----------
+    pages : KvPages
+    tree : trunkline.PrefixTree
+    max_requests, max_seq_len : int
+    """
+
+    def __init__(self, pages: KvPages, tree: tl.PrefixTree, max_requests: int, max_seq_len: int) -> None:
         self._pages = pages
         self._tree = tree
+        keys, _ = pages.tensors(0)
+        shape = (max_requests, keys.shape[2], max_seq_len, keys.shape[3])
+        self._dense = [(keys.new_zeros(shape), keys.new_zeros(shape)) for _ in range(pages.num_layers)]
+        self._device = keys.device
+        self._row_of: dict[int, int] = {}
 
     def plan(self, forest: tl.Forest) -> None:
-        tables = [self._tree.block_table(int(request)) for request in forest.request_ids]
-        self._requests = list(zip(forest.seq_lens, forest.qo_lens, tables))
+        requests = [int(request) for request in forest.request_ids]
+        lengths, counts = [int(n) for n in forest.seq_lens], [int(n) for n in forest.qo_lens]
+        self._row_of = {request: self._row_of[request] for request in requests if request in self._row_of}
+        free = iter(sorted(set(range(len(self._dense[0][0]))) - set(self._row_of.values())))
+        for request, length, count in zip(requests, lengths, counts):
+            if request not in self._row_of:
+                self._row_of[request] = next(free)
+                self._join(request, length - count)
+        rows = [self._row_of[request] for request in requests]
+        self._spans = list(zip(rows, lengths, counts))
+        self._decodes = all(count == 1 for count in counts)
+        # Row and position of every new token, and what each row of a decode sees.
+        self._row_index = torch.tensor([row for row, _, n in self._spans for _ in range(n)], device=self._device)
+        positions = [p for _, length, n in self._spans for p in range(length - n, length)]
+        self._position_index = torch.tensor(positions, device=self._device)
+        self._num_rows, self._longest = max(rows) + 1, max(lengths)
+        seen = torch.ones(self._num_rows, dtype=torch.int64)  # a row of nobody sees one token, for a softmax needs one
+        seen[rows] = torch.tensor(lengths)
+        visible = torch.arange(self._longest) < seen[:, None]
+        self._visible = visible[:, None, None, :].to(self._device)
+
+    def _join(self, request: int, num_cached: int) -> None:
+        if num_cached == 0:
+            return
+        table = torch.as_tensor(self._tree.block_table(request)).long().to(self._device)
+        row = self._row_of[request]
+        for layer, dense in enumerate(self._dense):
+            for paged, target in zip(self._pages.tensors(layer), dense):
+                page_size = paged.shape[1]
+                cached = paged[table[: -(-num_cached // page_size)]].flatten(0, 1)[:num_cached]
+                target[row, :, :num_cached] = cached.transpose(0, 1)
 
     def set_slots(self, slots: torch.Tensor) -> None:
         self._slots = slots
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self._pages.write(layer, k, v, self._slots)
-        keys, values = self._pages.tensors(layer)
+        keys, values = self._dense[layer]
+        keys[self._row_index, :, self._position_index] = k
+        values[self._row_index, :, self._position_index] = v
+        if self._decodes:
+            batched = q.new_zeros(self._num_rows, q.shape[1], 1, q.shape[2])
+            batched[self._row_index, :, 0] = q
+            k_all, v_all = (x[: self._num_rows, :, : self._longest] for x in (keys, values))
+            out = F.scaled_dot_product_attention(batched, k_all, v_all, attn_mask=self._visible, enable_gqa=True)
+            return out[self._row_index, :, 0]
         out, begin = torch.empty_like(q), 0
-        for seq_len, qo_len, table in self._requests:
-            seq_len, end = int(seq_len), begin + int(qo_len)
-            pages = torch.as_tensor(table, dtype=torch.int64, device=q.device)
-            k_all, v_all = (x[pages].flatten(0, 1)[:seq_len].transpose(0, 1) for x in (keys, values))
-            positions = torch.arange(seq_len, device=q.device)
-            visible = positions <= positions[seq_len - int(qo_len) :, None]
-            q_new = q[begin:end].transpose(0, 1)
-            out[begin:end] = F.scaled_dot_product_attention(
-                q_new[None], k_all[None], v_all[None], attn_mask=visible, enable_gqa=True
-            )[0].transpose(0, 1)
+        for row, length, count in self._spans:
+            end = begin + count
+            out[begin:end] = _causal(q[begin:end], keys[row, :, :length], values[row, :, :length])
             begin = end
         return out
+
+
+def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """``[tokens, heads, head_dim]``, the last tokens of k and v ``[kv_heads, seq_len, head_dim]``."""
+    seq_len, num_new = k.shape[1], q.shape[0]
+    positions = torch.arange(seq_len, device=q.device)
+    visible = positions <= positions[seq_len - num_new :, None]
+    out = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], attn_mask=visible, enable_gqa=True)
+    return out[0].transpose(0, 1)
 
 
 class NoAttention:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import trunkline as tl
 
 from ..paged_layers import KvPages, StepAttention
-from .attention import AttentionBackend, GatheredSdpaAttention, NoAttention, TrunklineAttention
+from .attention import AttentionBackend, DenseSdpaAttention, NoAttention, TrunklineAttention
 from .batch_forest import Advance, BatchForest
 from .graphs import DecodeGraphs
 from .model import Llama
@@ -51,7 +51,7 @@ class Engine:
         Prompt tokens in a step, beside one token of each sequence that decodes; longer prompts take several steps.
     attention : str
         A strategy of Trunkline (``"auto"``, ``"unshared"``, ``"two_phase"``, ``"hydragen"``), or for comparison
-        ``"sdpa"`` (PyTorch's, over gathered KV) or ``"none"`` (left out).
+        ``"sdpa"`` (PyTorch's, over a dense copy of each request's KV) or ``"none"`` (left out).
     cuda_graphs : bool
         Replay decode steps from CUDA graphs; CUDA models only.
     seed : int
@@ -110,7 +110,7 @@ class Engine:
         if name == "none":
             return NoAttention()
         if name == "sdpa":
-            return GatheredSdpaAttention(self._pages, self._tree)
+            return DenseSdpaAttention(self._pages, self._tree, self._max_requests, self._max_seq_len)
         step = StepAttention(
             self.model.weights.num_qo_heads,
             self.model.weights.num_kv_heads,
