@@ -1,6 +1,6 @@
 """The ten lines that put Trunkline into a decode loop.
 
-The loop below is an engine's, reduced to its KV cache: four requests that share a 100-token prefix, one attention layer.
+The loop below is an engine's, reduced to its KV cache: four requests that share a 100-token prefix, one layer.
 The lines marked with a number are all that Trunkline adds.
 """
 
@@ -10,7 +10,7 @@ import trunkline as tl  # 1
 
 HEADS, KV_HEADS, DIM, PAGE, REQUESTS, PREFIX, STEPS = 8, 2, 64, 16, 4, 100, 20
 
-# The engine's pages, and tables in which the requests share the prefix's full pages and a copy of its last, partial one.
+# The engine's pages; in its tables the requests share the prefix's full pages, and each copies the last, partial one.
 num_pages = 6 + REQUESTS * 3
 k_cache, v_cache = torch.randn(2, num_pages, PAGE, KV_HEADS, DIM)
 tables = torch.tensor([[*range(6), *range(6 + 3 * r, 9 + 3 * r)] for r in range(REQUESTS)], dtype=torch.int32)

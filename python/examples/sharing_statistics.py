@@ -1,7 +1,8 @@
 """What a trace of requests would save: shares and modelled times of its batches.
 
-A trace is JSON lines with ``hash_ids``, a name for each block of 512 tokens such that equal prefixes have equal names, and
-``input_length`` in tokens (the format of the Mooncake traces). Without a file, chats with common system prompts are made.
+A trace is JSON lines with ``hash_ids``, a name for each block of 512 tokens such that equal prefixes have equal names,
+and ``input_length`` in tokens (the format of the Mooncake traces). Without a file, chats with common system prompts are
+made.
 """
 
 import argparse
@@ -44,7 +45,7 @@ config = tl.AttentionConfig(num_qo_heads=32, num_kv_heads=8, head_dim=128, page_
 unshared = tl.AttentionConfig(num_qo_heads=32, num_kv_heads=8, head_dim=128, page_size=BLOCK, strategy="unshared")
 device = tl.DeviceSpec.h200()
 
-print(f"{'batch':>5} {'requests':>8} {'tokens':>9} {'distinct':>9} {'share':>6} {'nodes':>6} {'model us':>9} {'unshared':>9}")
+print("batch requests    tokens  distinct  share  nodes  model us  unshared")
 for number, begin in enumerate(range(0, len(requests), args.batch)):
     batch = requests[begin : begin + args.batch]
     lengths = [request["input_length"] for request in batch]

@@ -58,7 +58,7 @@ class StepAttention:
         self._page_size = page_size
         self._device = device
         self._num_threads = default_num_threads(device) if num_threads is None else num_threads
-        self._capacity = (0, 0, 0)
+        self._capacity: tuple[int, ...] = (0, 0, 0)  # requests, query tokens, table width
         self._attention: tl.Attention | None = None
 
     def reserve(self, num_requests: int, num_query_tokens: int, table_width: int) -> None:
@@ -122,14 +122,16 @@ class KvPages:
     ) -> None:
         self.num_layers = num_layers
         self.num_pages = num_pages
-        self._options = {"dtype": dtype, "device": device}
+        self._dtype = dtype
+        self._device = device
         self._page_shape = (page_size, num_kv_heads, head_dim)
         self._tensors = [self._allocate(num_pages) for _ in range(num_layers)]
         self._bind()
 
     def _allocate(self, num_pages: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (num_pages, *self._page_shape)
-        return torch.empty(shape, **self._options), torch.empty(shape, **self._options)
+        k, v = (torch.empty(shape, dtype=self._dtype, device=self._device) for _ in range(2))
+        return k, v
 
     def _bind(self) -> None:
         self._bound = [tl.KvCache(k, v) for k, v in self._tensors]

@@ -110,13 +110,11 @@ def _(
 def append_kv(
     k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor
 ) -> None:
-    """``trunkline.append_kv`` into NHD caches: ``k`` and ``v`` ``[tokens, num_kv_heads, head_dim]`` into int64 ``slots``
-    ``page * page_size + token`` on the same device; a negative slot is skipped."""
+    """``trunkline.append_kv`` into NHD caches: ``k`` and ``v`` ``[tokens, num_kv_heads, head_dim]`` into the int64
+    ``slots`` ``page * page_size + token`` on the same device; a negative slot is skipped."""
     tl.append_kv(tl.KvCache(k_cache, v_cache), k, v, slots)
 
 
 @append_kv.register_fake
-def _(
-    k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor
-) -> None:
+def _(k_cache: torch.Tensor, v_cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, slots: torch.Tensor) -> None:
     return None

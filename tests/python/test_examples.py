@@ -60,7 +60,8 @@ def test_system_prompt():
 def test_tree_search():
     out = run("tree_search", "--width", 4, "--children", 3, "--depth", 6)
     total, distinct, share = numbers(r"(\d+) tokens of KV in (\d+) \(([\d.]+) times", out)
-    assert total == 4 * 106 and distinct <= 100 + 4 * 6 and share > 3
+    assert total == 4 * 106
+    assert distinct <= 96 + 4 * 10 and share > 3  # whole pages of 8 in common; of a page that parts, each has a copy
 
 
 @pytest.mark.parametrize("trace", [None, '{"hash_ids": [1, 2, 3], "input_length": 1100}\n' * 4])

@@ -36,7 +36,9 @@ def batched_tokens(manager, prompts: list[list[int]], waves: int = 1) -> list[li
     generated = {}
     try:
         for wave in range(waves):
-            names = [manager.add_request(p, request_id=f"{wave}:{i}") for i, p in enumerate(prompts) if i % waves == wave]
+            names = [
+                manager.add_request(p, request_id=f"{wave}:{i}") for i, p in enumerate(prompts) if i % waves == wave
+            ]
             pending = set(names)
             while pending:
                 result = manager.get_result(timeout=60)

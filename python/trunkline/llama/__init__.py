@@ -1,7 +1,8 @@
 """A compact Llama on Trunkline, for measuring and as an example of an engine.
 
-Continuous batching over :class:`trunkline.PrefixTree`, prefill that never recomputes a shared prefix, ``fork`` for n-best
-sampling, greedy, temperature and top-p sampling, decode in CUDA graphs, tensor parallelism over torch.distributed.
+Continuous batching over :class:`trunkline.PrefixTree`, prefill that never recomputes a shared prefix, ``fork`` for
+n-best sampling, greedy, temperature and top-p sampling, decode in CUDA graphs, tensor parallelism over
+torch.distributed.
 """
 
 from .config import LlamaConfig

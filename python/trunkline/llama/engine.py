@@ -159,9 +159,7 @@ class Engine:
         self._scheduler.add(Sequence(generation, list(prompt), params.n))
         return generation
 
-    def generate(
-        self, prompts: Iterable[Iterable[int]], params: SamplingParams | None = None
-    ) -> list[list[list[int]]]:
+    def generate(self, prompts: Iterable[Iterable[int]], params: SamplingParams | None = None) -> list[list[list[int]]]:
         """The new tokens of every sample of every prompt."""
         generations = [self.add(prompt, params) for prompt in prompts]
         while self.num_unfinished:
@@ -201,7 +199,9 @@ class Engine:
 
     def _inputs(self, turns: list[Turn]) -> np.ndarray:
         """Token, position and slot of each new token, int64 ``[3, tokens]``."""
-        tokens, positions, slots = [], [], []
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[np.ndarray] = []
         for turn in turns:
             tokens.extend(turn.sequence.tokens[turn.begin : turn.end])
             positions.extend(range(turn.begin, turn.end))

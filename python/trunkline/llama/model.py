@@ -33,9 +33,7 @@ class Llama:
         self._inverse_frequencies = self.config.inverse_frequencies().to(self.device)
 
     @torch.inference_mode()
-    def hidden_states(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend
-    ) -> torch.Tensor:
+    def hidden_states(self, tokens: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend) -> torch.Tensor:
         """The last hidden states of the new tokens, ``[tokens, hidden_size]``.
 
         Parameters

@@ -32,7 +32,7 @@ class Sequence:
     generation: Generation
     tokens: list[int]
     num_samples: int  # that it stands for: n until its first new token, then 1
-    request: int | None = None  # the tree's name; None while waiting
+    request: int = -1  # the tree's name; -1 while waiting
     num_done: int = 0
     array: np.ndarray = field(init=False)  # tokens when it came to wait
 
@@ -102,7 +102,7 @@ class Scheduler:
         copies: list[tl.PageCopy] = []
         budget = self._max_prefill_tokens
         for sequence in list(self._running):
-            if sequence.request is None:  # preempted by an older one
+            if sequence.request < 0:  # preempted by an older one
                 continue
             begin = sequence.num_done
             end = min(len(sequence.tokens), begin + max(1, budget))
@@ -164,7 +164,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._tree.remove(sequence.request)
-        sequence.request, sequence.num_done = None, 0
+        sequence.request, sequence.num_done = -1, 0
         sequence.array = np.asarray(sequence.tokens, np.int32)
         self._waiting.appendleft(sequence)
         self.num_preemptions += 1

@@ -102,15 +102,14 @@ class Weights:
         return cls(config, embedding, layers, get("model.norm.weight"), lm_head, rank, world_size)
 
     @classmethod
-    def from_transformers(cls, model: torch.nn.Module, **options: Any) -> Weights:
-        """From a ``transformers.LlamaForCausalLM``; options as in :meth:`from_lookup`. Whole matrices of equal dtype and
-        device are not copied where they stand alone."""
+    def from_transformers(cls, model: Any, **options: Any) -> Weights:
+        """From a ``transformers.LlamaForCausalLM``; options as in :meth:`from_lookup`."""
         config = LlamaConfig.from_dict(model.config.to_dict())
         return cls.from_lookup(config, model.state_dict().__getitem__, **options)
 
     @classmethod
     def from_safetensors(cls, folder: str | Path, **options: Any) -> Weights:
-        """From a folder with ``config.json`` and one or several ``*.safetensors``; options as in :meth:`from_lookup`."""
+        """From a folder with ``config.json`` and weights in ``*.safetensors``; options as in :meth:`from_lookup`."""
         from safetensors import safe_open
 
         folder = Path(folder)

@@ -46,7 +46,7 @@ def refuse_gradients(states: torch.Tensor) -> None:
 
 
 def trunkline_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -64,8 +64,9 @@ def init_continuous_batching(
     config.max_blocks_per_request = 0  # no block tables on the device: KV is written by write_index
     previous = model.config._attn_implementation
     model.set_attn_implementation("sdpa")
+    init: Any = model.init_continuous_batching
     try:
-        manager = model.init_continuous_batching(generation_config, continuous_batching_config=config)
+        manager = init(generation_config, continuous_batching_config=config)
     except BaseException:
         model.set_attn_implementation(previous)
         raise
@@ -88,7 +89,7 @@ class BatchSession:
 
     def __init__(self, manager: ContinuousBatchingManager, strategy: str, num_threads: int | None) -> None:
         self._manager = weakref.ref(manager)
-        self._options = {"strategy": strategy, "num_threads": num_threads}
+        self._options: dict[str, Any] = {"strategy": strategy, "num_threads": num_threads}
         self._attention: StepAttention | None = None
         self._cache: Any = None
         self._kv: dict[int, tl.KvCache] = {}
@@ -123,7 +124,8 @@ class BatchSession:
     def _plan(self, allocator: Any, kv: tl.KvCache, q: torch.Tensor, scale: float) -> None:
         manager = self._manager()
         assert manager is not None and manager.batch_processor is not None
-        batch = manager.batch_processor.inputs_and_outputs.requests_in_batch
+        inputs: Any = manager.batch_processor.inputs_and_outputs
+        batch = inputs.requests_in_batch
         page_size = allocator.tokens_per_page
         pages_per_block = allocator.block_physical_stride // page_size
         tables = []

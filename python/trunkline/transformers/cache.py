@@ -74,7 +74,7 @@ class PagedCache(Cache):
         refuse_sliding_layers(config)
         self._num_layers = config.num_hidden_layers
         self._page_size = page_size
-        self._options = {"strategy": strategy, "num_threads": num_threads}
+        self._options: dict[str, Any] = {"strategy": strategy, "num_threads": num_threads}
         self._first_name = int(config.vocab_size)
         prompts = _prompts(input_ids, attention_mask)
         self._prompt_columns = int(input_ids.shape[1])
@@ -187,7 +187,8 @@ class PagedCache(Cache):
             self._tree.remove(request)
         self._tree.evict(self._pool.num_pages)  # what no row continues is never read again
 
-    batch_select_indices = reorder_cache
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.reorder_cache(torch.arange(len(self._requests)).repeat_interleave(repeats))
@@ -207,7 +208,7 @@ class PagedCache(Cache):
             raise ValueError(f"input_ids: expected {len(self._requests)} rows as the cache was made for, got {batch}")
         if self._columns == 0:
             slots = self._begin_prompt(num_tokens, key_states)
-            copies = []
+            copies: list[tl.PageCopy] = []
         else:
             slots, copies = self._grow(num_tokens)
             self._rows = None
