@@ -12,6 +12,7 @@ from tiny_models import make_model, prompts_with_shared_prefixes  # noqa: E402
 import trunkline as tl  # noqa: E402
 from trunkline.llama import Engine, Llama, LlamaConfig, SamplingParams, Weights  # noqa: E402
 from trunkline.llama.batch_forest import BatchForest  # noqa: E402
+from trunkline.llama.graphs import DecodeGraphs  # noqa: E402
 
 NEW = 16
 ATTENTIONS = ["auto", "unshared", "two_phase", "hydragen", "sdpa"]
@@ -210,6 +211,37 @@ def test_the_forest_that_advances_is_the_one_of_the_tree(monkeypatch):
         engine.step()
     assert engine.stats.preemptions > 0 and engine.tree.stats().duplicate_pages > 0
     assert max(steps) > 10  # advanced, not rebuilt
+
+
+class _ReplayByCalling:
+    """Stands in for a CUDA graph: replaying calls the step again, on the same buffers."""
+
+    def __init__(self, graphs: DecodeGraphs, size: int) -> None:
+        self._step = lambda: graphs._step(size)
+        self.logits = self._step().clone()
+
+    def replay(self) -> None:
+        self.logits.copy_(self._step())
+
+
+def test_padded_decode_steps(monkeypatch):
+    """What a decode step in a graph does, on the CPU: a batch of 6 is padded to 8 rows in fixed buffers."""
+
+    def capture(self, size):
+        graph = _ReplayByCalling(self, size)
+        return graph, graph.logits
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 0)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, pin_memory=False, **options: zeros(*shape, **options))
+    monkeypatch.setattr(DecodeGraphs, "_capture", capture)
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    engine = make_engine(model)
+    engine._graphs = DecodeGraphs(engine.model, engine._attention, 16)
+    with torch.inference_mode():
+        samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
+    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+    assert engine.stats.graph_replays > NEW // 2
 
 
 # Sampling.
