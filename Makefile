@@ -84,7 +84,7 @@ test-python-built:
 	cmake -S . -B build/python -G Ninja -Wno-dev -DPython_EXECUTABLE=$(CURDIR)/$(PYTHON_ENV)/bin/python \
 	  -DTRUNKLINE_PYTHON=ON -DTRUNKLINE_TOOLS=OFF -DTRUNKLINE_TESTS=OFF -DTRUNKLINE_BENCHMARKS=OFF >/dev/null
 	cmake --build build/python -j $(JOBS) --target trunkline_python_stub
-	PYTHONPATH=build/python/python $(PYTHON_ENV)/bin/python -m pytest -q tests/python
+	PYTHONPATH=build/python/python $(PYTHON_ENV)/bin/python -m pytest -q -rs tests/python
 
 bench: ## run the Google Benchmark programs
 	cmake --preset release -Wno-dev >/dev/null
