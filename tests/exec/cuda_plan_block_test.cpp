@@ -48,6 +48,12 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase,
     for (std::int32_t unit = lane.begin[b]; unit < lane.end[b]; ++unit) got.push_back(unit);
   }
   ASSERT_EQ(got, expected);
+  std::int32_t num_tiles = 0;
+  for (const std::int32_t unit : got) {
+    const CudaItem& item = items[lane.item_base + unit / plan.num_kv_heads];
+    num_tiles += (item.token_end - item.token_begin + 63) / 64;
+  }
+  ASSERT_EQ(lane.num_tiles, num_tiles);
   ASSERT_EQ(lane.item_base, which == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end);
   if (expected.empty()) return;
   ASSERT_LT(lane.begin[0], lane.end[0]) << "run 0 is empty, run 1 is not";

@@ -62,9 +62,11 @@ void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int 
     }
     constexpr int tile_tokens = 64;
     for (const int run : {0, 1}) {
-      for (int unit = work.begin[run]; unit < work.end[run]; ++unit) {
-        const CudaItem& item = items[item_base + unit / plan.num_kv_heads];
-        work.num_tiles += ceil_div(item.token_end - item.token_begin, tile_tokens);
+      for (int unit = work.begin[run]; unit < work.end[run];) {  // the units of an item at once
+        const int index = unit / plan.num_kv_heads, end = std::min(work.end[run], (index + 1) * plan.num_kv_heads);
+        const CudaItem& item = items[item_base + index];
+        work.num_tiles += (end - unit) * ceil_div(item.token_end - item.token_begin, tile_tokens);
+        unit = end;
       }
     }
     if (work.begin[0] < work.end[0]) {
