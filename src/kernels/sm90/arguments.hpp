@@ -12,8 +12,8 @@ struct Arguments {
   float scale_log2;         // scale * log2(e), any sign
   std::uint32_t q_sign;     // flips the signs of two elements of q where the scale is negative, else 0
   std::int32_t box_tokens;  // tokens of one copy: 8, 16, 32 or 64; 1 for the general instance
-  std::int32_t
-      gather_bytes;  // 16: the general instance copies 16 bytes at once; else rows of KV are not aligned to that
+  // 16: the general instance copies 16 bytes at once; else rows of KV are not aligned to that.
+  std::int32_t gather_bytes;
 };
 
 }  // namespace trunkline::kernels::sm90

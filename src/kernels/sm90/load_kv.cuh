@@ -201,7 +201,7 @@ __device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, 
       }
       // A consumer may hold its stage until it sees the next one: nothing is kept back while this waits.
       if (pending && !__all_sync(~0u, stage.empty())) {
-        ptx::copy_wait<0>();
+        cuda::wait_copies<0>();
         publish();
         pending = false;
       }
@@ -226,16 +226,16 @@ __device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, 
           }
         }
       }
-      ptx::copy_commit();
+      cuda::commit_copies();
       if (pending) {
-        ptx::copy_wait<1>();
+        cuda::wait_copies<1>();
         publish();
       }
       pending = true;
       stage.advance();
     }
   }
-  ptx::copy_wait<0>();
+  cuda::wait_copies<0>();
   if (pending) publish();
 }
 

@@ -149,7 +149,7 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
       ptx::barrier_wait(&shared.barriers.narrow_units.empty[fill_at.stage], fill_at.parity ^ 1);
       fill(shared.narrow_units[fill_at.stage], item, head, args.box_tokens, {{q_index, end}});
       copy_queries<T, head_dim, general>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
-      ptx::copy_commit();
+      cuda::commit_copies();
       fill_at.advance(num_narrow_slots);
     }
     const int ahead_words = read_items(next + batch);
@@ -157,16 +157,16 @@ __device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& wo
     for (int u = 0; u < units; ++u) {
       switch (units - 1 - u) {  // copies of later units may still be on their way
         case 0:
-          ptx::copy_wait<0>();
+          cuda::wait_copies<0>();
           break;
         case 1:
-          ptx::copy_wait<1>();
+          cuda::wait_copies<1>();
           break;
         case 2:
-          ptx::copy_wait<2>();
+          cuda::wait_copies<2>();
           break;
         default:
-          ptx::copy_wait<3>();
+          cuda::wait_copies<3>();
       }
       ptx::fence_async();
       __syncwarp();

@@ -7,11 +7,11 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/async_copy.cuh"
+
 namespace trunkline::kernels::sm90::ptx {
 
-__device__ __forceinline__ std::uint32_t shared_address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
+using cuda::shared_address;
 
 // --- mbarrier ---
 __device__ __forceinline__ void barrier_init(std::uint64_t* barrier, int arrivals) {
@@ -108,11 +108,6 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 /// 16 bytes, or 16 zero bytes.
 __device__ __forceinline__ void copy_16(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int pending>
-__device__ __forceinline__ void copy_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 /// Makes this thread's writes to shared memory visible to wgmma and the copy engine.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
