@@ -95,25 +95,13 @@ class Measurement {
   std::vector<std::unique_ptr<Contender>>& contenders() { return contenders_; }
 
   Json row(const Contender& contender, const std::string& grid) const {
-    BenchRow row;
-    row.grid = grid;
-    row.shape = &shape_;
-    row.backend = options_.backend.backend;
-    row.kernel = contender.attention.kernel();
-    row.strategy = contender.strategy;
-    row.page_order = options_.page_order;
-    row.kv_layout = options_.kv_layout;
-    row.cold = summarize(contender.cold);
-    row.warm = summarize(contender.warm);
+    BenchRow row = bench_row(grid, shape_, options_, contender);
     row.read = summarize(cold_reads_);
     row.floor = floor();
     row.warm_floor_seconds = Floor{summarize(warm_reads_).median, row.floor.compute_seconds}.seconds();
     row.distinct_bytes = static_cast<double>(kv_bytes_);
     row.operations = operations();
     row.share = forest_.share();
-    row.plan_seconds = summarize(contender.plan).median;
-    row.model_seconds = contender.workspace.plan().model.seconds;
-    row.accuracy = contender.accuracy;
     Json json = to_json(row);
     json["threads"] = contender.attention.num_threads();
     json["matrix_gflops"] = to_json(summarize(matrix_rates_), 1e-9);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/accuracy.hpp"
+#include "common/bench_options.hpp"
 #include "common/floor.hpp"
 #include "common/grid.hpp"
 #include "common/result.hpp"
@@ -27,6 +28,28 @@ struct BenchRow {
   Accuracy accuracy;
 };
 Json to_json(const BenchRow& row);
+
+/// What a row says of its contender whatever the backend; reads, floor and bytes are left out. A contender has a
+/// strategy, an attention and a workspace with its plan, its accuracy, and samples `plan`, `cold` and `warm` in
+/// seconds.
+template <class Contender>
+BenchRow bench_row(const std::string& grid, const GridCase& shape, const BenchOptions& options,
+                   const Contender& contender) {
+  BenchRow row;
+  row.grid = grid;
+  row.shape = &shape;
+  row.backend = options.backend.backend;
+  row.kernel = contender.attention.kernel();
+  row.strategy = contender.strategy;
+  row.page_order = options.page_order;
+  row.kv_layout = options.kv_layout;
+  row.cold = summarize(contender.cold);
+  row.warm = summarize(contender.warm);
+  row.plan_seconds = summarize(contender.plan).median;
+  row.model_seconds = contender.workspace.plan().model.seconds;
+  row.accuracy = contender.accuracy;
+  return row;
+}
 
 /// A case that was not measured, for the result's `skipped`.
 Json skipped_json(const GridCase& shape, const std::string& reason);

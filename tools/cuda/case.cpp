@@ -134,16 +134,7 @@ Json CaseMeasurement::row(const Contender& contender, const std::string& grid, c
   const auto floor_of = [&](const std::vector<double>& reads, const std::vector<double>& empties) {
     return Floor{median(reads), operations / rate.burst + median(empties)};
   };
-  BenchRow row;
-  row.grid = grid;
-  row.shape = &shape_;
-  row.backend = options_.backend.backend;
-  row.kernel = contender.attention.kernel();
-  row.strategy = contender.strategy;
-  row.page_order = options_.page_order;
-  row.kv_layout = options_.kv_layout;
-  row.cold = summarize(contender.cold);
-  row.warm = summarize(contender.warm);
+  BenchRow row = bench_row(grid, shape_, options_, contender);
   row.read = summarize(cold_reading.cold);
   row.floor = floor_of(cold_reading.cold, empty_cold_);
   row.warm_floor_seconds = floor_of(fastest(&Reading::warm).warm, empty_warm_).seconds();
@@ -151,9 +142,6 @@ Json CaseMeasurement::row(const Contender& contender, const std::string& grid, c
                        static_cast<double>(problem_.config(contender.strategy).kv_bytes_per_token());
   row.operations = operations;
   row.share = forest_.share();
-  row.plan_seconds = median(contender.plan);
-  row.model_seconds = contender.workspace.plan().model.seconds;
-  row.accuracy = contender.accuracy;
   Json json = to_json(row);
   json["empty_us"] = to_json(summarize(empty_cold_), 1e6);
   json["reader"] = to_string(cold_reading.method);
