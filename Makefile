@@ -11,8 +11,8 @@ TRUNKLINE = build/release/tools/trunkline
 
 # Cases that are too large to run under a sanitizer carry Large in their name.
 SANITIZER_FILTER = -*Large*
-# The programs in which more than one thread runs, or one reads what another wrote.
-THREADED = kernels_cpu exec grids forest tools_common
+# The programs in which threads run side by side.
+THREADED = exec grids forest tools_common
 
 # The Python module is built and tested with this interpreter's version, in an environment of its own.
 # PYTHON_EXTRA="torch transformers==5.23" adds what the tests of those need; without, they skip.
@@ -20,7 +20,7 @@ PYTHON ?= python3
 PYTHON_EXTRA ?=
 PYTHON_ENV = build/python/venv
 
-.PHONY: help setup build replay test test-release test-asan test-tsan test-cuda test-python test-python-built bench lint format clean
+.PHONY: help setup build replay test test-release test-asan test-tsan test-python test-python-built bench lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -44,34 +44,24 @@ endif
 	@$(TRUNKLINE) report $(OUT)/replay.json -o $(OUT)/replay.html
 	@echo "Report: $(OUT)/replay.html"
 
-test: setup test-release test-asan test-tsan test-cuda test-python ## build and pass every test, sanitizers included
+test: setup test-release test-asan test-tsan test-python ## build and pass every test, sanitizers included
 	@echo "All tests passed."
 
+# With the CUDA backends wherever a toolkit is installed; tests that need a device skip where there is none.
 test-release:
-	cmake --preset release -Wno-dev >/dev/null
+	cmake --preset release -Wno-dev -DTRUNKLINE_CUDA=AUTO >/dev/null
 	cmake --build --preset release -j $(JOBS)
-	ctest --preset release
+	ctest --preset release -j $(JOBS)
 
 test-asan:
 	cmake --preset asan -Wno-dev >/dev/null
 	cmake --build --preset asan -j $(JOBS)
-	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset asan
+	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset asan -j $(JOBS)
 
 test-tsan:
 	cmake --preset tsan -Wno-dev >/dev/null
 	cmake --build --preset tsan -j $(JOBS) --target $(THREADED:%=test_%)
-	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset tsan -R '^($(subst $() ,|,$(THREADED)))$$'
-
-# Compiles everything with the CUDA backends wherever a toolkit is installed, and passes the tests of what concerns them;
-# those that need a device skip where there is none.
-test-cuda:
-ifneq ($(shell command -v nvcc),)
-	cmake --preset cuda -Wno-dev >/dev/null
-	cmake --build --preset cuda -j $(JOBS)
-	ctest --preset cuda -R 'cuda|^exec$$|^project'
-else
-	@echo "No CUDA toolkit: the CUDA parts were not compiled."
-endif
+	GTEST_FILTER='$(SANITIZER_FILTER)' ctest --preset tsan -j $(JOBS) -R '^($(subst $() ,|,$(THREADED)))$$'
 
 # Its packages come from a package index; where there is none, nothing of Python is tested, and it says so.
 test-python: ## build the Python module and pass its tests

@@ -9,26 +9,6 @@ endfunction()
 
 find_package(Threads REQUIRED)
 
-if(TRUNKLINE_CUDA)
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(NOT CMAKE_CUDA_COMPILER)
-    message(FATAL_ERROR "trunkline: TRUNKLINE_CUDA is ON, but no CUDA compiler was found. Install a CUDA toolkit (12.8 "
-                        "or newer), set CMAKE_CUDA_COMPILER to its nvcc, or configure with -DTRUNKLINE_CUDA=OFF")
-  endif()
-  set(CMAKE_CUDA_ARCHITECTURES OFF)  # each layer names its own
-  set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
-  enable_language(CUDA)
-  if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 knows nvcc up to CUDA 11's C++17
-    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
-    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
-  endif()
-  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
-    message(FATAL_ERROR "trunkline: CUDA 12.8 or newer is needed, found ${CMAKE_CUDA_COMPILER_VERSION}")
-  endif()
-  find_package(CUDAToolkit REQUIRED)
-endif()
-
 # Highway ships a CMake config from 1.0.5 on under another name than Debian's 1.0.3; the library and header do for both.
 find_path(HWY_INCLUDE_DIR hwy/highway.h)
 find_library(HWY_LIBRARY hwy)
