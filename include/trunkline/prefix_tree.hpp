@@ -119,8 +119,9 @@ class PrefixTree {
   Appended append(RequestId request, std::span<const std::int32_t> tokens);
 
   /// The KV of the request's first num_tokens tokens is written: num_committed <= num_tokens <= seq_len. They can be
-  /// matched from now on.
-  Committed commit(RequestId request, std::int32_t num_tokens);
+  /// matched from now on. `last_tokens`, when given, are the last of them and were not committed before: an engine that
+  /// runs ahead of its device appends any number in place of a token that is still to be sampled, and names it here.
+  Committed commit(RequestId request, std::int32_t num_tokens, std::span<const std::int32_t> last_tokens = {});
 
   /// A new request that shares every page of this one (n-best sampling, beam search). All tokens must be committed:
   /// sharing KV that is still to be written would leave open who writes it.

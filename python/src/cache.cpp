@@ -173,8 +173,8 @@ nb::object slots_of(const PrefixTree& tree, RequestId request, std::int32_t begi
 }
 
 void bind_tree(nb::module_& m) {
-  nb::class_<PrefixTree>(m, "PrefixTree",
-                         R"(A radix tree over token ids whose values are pages, and the requests that use it.
+  nb::class_<PrefixTree> tree_class(m, "PrefixTree",
+                                    R"(A radix tree over token ids whose values are pages, and the requests that use it.
 
 Committed tokens, those whose KV is written, can be matched by other requests; the rest is the request's own. A page
 that is partly filled with common tokens is shared until somebody takes its next slot: whoever then diverges gets a page
@@ -208,8 +208,8 @@ Examples
 (32, array([0, 1, 3], dtype=int32))
 >>> tree.slots(second.request, 32, 34).tolist()  # where the KV of tokens 32 and 33 goes
 [48, 49]
-)")
-      .def(nb::init<PagePool&>(), nb::arg("pool"), nb::keep_alive<1, 2>())
+)");
+  tree_class.def(nb::init<PagePool&>(), nb::arg("pool"), nb::keep_alive<1, 2>())
       .def_prop_ro("pool", &PrefixTree::pool, nb::rv_policy::reference_internal)
       .def_prop_ro("page_size", &PrefixTree::page_size)
       .def(
@@ -248,12 +248,17 @@ Examples
           "Tokens at the end of a request, uncommitted.")
       .def(
           "commit",
-          [](PrefixTree& tree, RequestId request, std::int32_t num_tokens) {
-            const Committed made = tree.commit(request, num_tokens);
+          [](PrefixTree& tree, RequestId request, std::int32_t num_tokens, nb::handle last_tokens) {
+            const Committed made =
+                tree.commit(request, num_tokens, read_optional<std::int32_t>(last_tokens, "last_tokens"));
             return PyCommitted{made.first_page, Pages(made.pages.begin(), made.pages.end())};
           },
-          nb::arg("request"), nb::arg("num_tokens"),
-          "The KV of the request's first `num_tokens` tokens is written; others can match them from now on.")
+          nb::arg("request"), nb::arg("num_tokens"), nb::arg("last_tokens") = nb::none(),
+          nb::sig("def commit(self, request: int, num_tokens: int, last_tokens: trunkline.typing.Ints | None = None) "
+                  "-> Committed"),
+          "The KV of the request's first `num_tokens` tokens is written; others can match them from now on. "
+          "`last_tokens`\nnames the last of them, for an engine that appended other numbers because they were still "
+          "to be sampled.")
       .def("fork", &PrefixTree::fork, nb::arg("request"),
            "A new request that shares every page of this one, all of whose tokens are committed. Returns its id.")
       .def("remove", &PrefixTree::remove, nb::arg("request"), "Ends a request. Its committed tokens stay cached.")
@@ -285,6 +290,7 @@ Examples
       .def("stats", &PrefixTree::stats)
       .def_prop_ro("memory_bytes", &PrefixTree::memory_bytes)
       .def("check_integrity", &PrefixTree::check_integrity, "Proves the invariants from scratch. RuntimeError.");
+  bind_tree_batch(m, tree_class);
 }
 
 }  // namespace

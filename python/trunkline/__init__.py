@@ -12,6 +12,7 @@ argument, what was expected and what came. RuntimeError: a device or feature tha
 
 from ._core import (
     Appended,
+    AppendedEach,
     Attention,
     AttentionConfig,
     Backend,
@@ -43,6 +44,7 @@ from ._core import (
 
 __all__ = [
     "Appended",
+    "AppendedEach",
     "Attention",
     "AttentionConfig",
     "Backend",

@@ -14,9 +14,9 @@ using tree::Position;
 using tree::RadixTree;
 
 /// Tokens of a request are counted in int32, and ids are not negative.
-std::int32_t check_tokens(std::span<const std::int32_t> tokens) {
+std::int32_t check_tokens(std::span<const std::int32_t> tokens, const char* name = "tokens") {
   if (tokens.size() > static_cast<std::size_t>(PrefixTree::no_limit)) {
-    require(false, "tokens", "at most " + std::to_string(PrefixTree::no_limit) + " tokens", tokens.size());
+    require(false, name, "at most " + std::to_string(PrefixTree::no_limit) + " tokens", tokens.size());
   }
   std::int32_t signs = 0;
   for (const std::int32_t token : tokens) {
@@ -24,7 +24,7 @@ std::int32_t check_tokens(std::span<const std::int32_t> tokens) {
   }
   if (signs < 0) {
     const auto bad = std::find_if(tokens.begin(), tokens.end(), [](std::int32_t token) { return token < 0; });
-    require(false, ("tokens[" + std::to_string(bad - tokens.begin()) + "]").c_str(), "at least 0", *bad);
+    require(false, (name + ("[" + std::to_string(bad - tokens.begin()) + "]")).c_str(), "at least 0", *bad);
   }
   return static_cast<std::int32_t>(tokens.size());
 }
@@ -185,7 +185,7 @@ Appended PrefixTree::append(RequestId id, std::span<const std::int32_t> tokens) 
   return {copy, std::as_const(request.table).view(num_pages)};
 }
 
-Committed PrefixTree::commit(RequestId id, std::int32_t num_tokens) {
+Committed PrefixTree::commit(RequestId id, std::int32_t num_tokens, std::span<const std::int32_t> last_tokens) {
   Impl& impl = *impl_;
   Impl::Request& request = impl.find(id);
   if (num_tokens < request.committed || num_tokens > request.seq_len()) {
@@ -193,6 +193,15 @@ Committed PrefixTree::commit(RequestId id, std::int32_t num_tokens) {
             "from " + std::to_string(request.committed) + " (committed) to " + std::to_string(request.seq_len()) +
                 " (seq_len)",
             num_tokens);
+  }
+  const std::int32_t num_named = check_tokens(last_tokens, "last_tokens");
+  const std::int32_t num_uncommitted = num_tokens - request.committed;
+  if (num_named > num_uncommitted) {
+    require(false, "last_tokens", "at most the " + std::to_string(num_uncommitted) + " tokens that are committed now",
+            num_named);
+  }
+  for (std::int32_t i = 0; i < num_named; ++i) {
+    request.tail[num_uncommitted - num_named + i] = last_tokens[static_cast<std::size_t>(i)];
   }
   Committed replaced;
   while (request.committed < num_tokens) {

@@ -101,6 +101,65 @@ def test_pool_and_tree_say_what_is_missing():
     assert pool.num_free == 4
 
 
+def test_a_batch_grows_and_commits_in_one_call_as_request_by_request():
+    trees = [tl.PrefixTree(tl.PagePool(64, 4)) for _ in range(2)]
+    for tree in trees:
+        tree.commit(tree.insert(range(6)).request, 6)
+        for _ in range(2):
+            tree.fork(0)
+    together, apart = trees
+    requests, counts = np.arange(3), np.array([1, 3, 1], np.int32)
+    made = together.append_each(requests, counts, np.array([7, 1, 2, 3, 7], np.int32))
+    ones = [apart.append(0, [7]), apart.append(1, [1, 2, 3]), apart.append(2, [7])]
+    assert made.num_requests == 3
+    assert made.copies == [(i, one.copy) for i, one in enumerate(ones) if one.copy is not None]
+    assert [index for index, _ in made.copies] == [1, 2]
+    slots = [apart.slots(r, 6, 6 + n) for r, n in zip(requests.tolist(), counts)]
+    np.testing.assert_array_equal(made.slots, np.concatenate(slots))
+
+    together.append_each([0, 2], [1, 1], [0, 0])  # to be named
+    replaced = together.commit_each(requests, [7, 9, 7], [7, 3, 7])
+    assert replaced == [] and together.match_length([*range(6), 1, 2, 3]) == 9
+    together.commit(1, 9)
+    (exchanged,) = together.commit_each([0, 2], [8, 8], [8, 8])  # both turned out to be 8
+    assert exchanged[:2] == (2, 1) and exchanged[2].tolist() == [together.block_table(0)[1]]
+    assert together.match_length([*range(6), 7, 8]) == 8
+    together.append(1, [0, 0])
+    together.commit(1, 10, [5])
+    assert together.match_length([*range(6), 1, 2, 3, 5, 0]) == 10
+    together.check_integrity()
+
+
+def test_a_batch_grows_until_pages_run_out():
+    tree = tl.PrefixTree(tl.PagePool(3, 4))
+    requests = [tree.insert([i]).request for i in range(2)]
+    made = tree.append_each(requests, [4, 8], range(12))
+    assert made.num_requests == 1 and tree.seq_len(1) == 1 and len(made.slots) == 4
+    with pytest.raises(MemoryError) as raised:
+        tree.append_each([1], [8], range(8))
+    assert raised.value.missing == 2
+    for arguments, message in (
+        (([0, 7], [1, 1], [1, 1]), "request: expected a request of this tree, got 7"),
+        (([0, 1], [1], [1]), r"num_tokens\.shape: expected \[2\], got \[1\]"),
+        (([0, 1], [1, 2], [1, 1]), r"tokens\.shape: expected \[3\], got \[2\]"),
+        (([0, 1], [3, -1], [1, 1]), r"num_tokens\[1\]: expected at least 0, got -1"),
+        (([0, 1], [1, 1], [1, -2]), r"tokens\[1\]: expected at least 0, got -2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tree.append_each(*arguments)
+    for arguments, message in (
+        (([0, 0], [1, 2], [1, 1]), "requests: expected distinct ones, got 0 twice"),
+        (([0, 1], [1, 2], [1, 1]), r"num_tokens\[1\]: expected above 0 \(committed\) and at most 1 \(seq_len\), got 2"),
+        (([0, 1], [1, 1], [1]), r"tokens\.shape: expected \[2\], got \[1\]"),
+        (([0, 1], [1, 1], [1, -1]), r"tokens\[1\]: expected at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tree.commit_each(*arguments)
+    with pytest.raises(ValueError, match="last_tokens: expected at most the 1 tokens that are committed now, got 2"):
+        tree.commit(0, 1, [0, 0])
+    assert [tree.seq_len(r) for r in requests] == [5, 1] and tree.num_committed(0) == 0
+
+
 def test_locks_and_matches():
     tree = tl.PrefixTree(tl.PagePool(8, 4))
     request = tree.insert(range(10)).request

@@ -68,6 +68,14 @@ TEST_F(Errors, CommitOutOfRange) {
   expect_error(expected + "-1", [&] { engine.tree.commit(request, -1); });
 }
 
+TEST_F(Errors, CommitNamesTokens) {
+  engine.append(request, {6, 7});
+  expect_error("invalid_argument: last_tokens: expected at most the 1 tokens that are committed now, got 2",
+               [&] { engine.tree.commit(request, 7, Tokens{6, 7}); });
+  expect_error("invalid_argument: last_tokens[1]: expected at least 0, got -1",
+               [&] { engine.tree.commit(request, 8, Tokens{6, -1}); });
+}
+
 TEST_F(Errors, ForkOfUncommittedTokens) {
   engine.append(request, {6});
   expect_error("invalid_argument: request: expected all 7 tokens committed, got 6 committed",

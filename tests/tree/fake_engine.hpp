@@ -64,8 +64,12 @@ class FakeEngine {
     std::int32_t committed = 0;
   };
 
-  FakeEngine(std::int32_t num_pages, int page_size)
-      : pool(num_pages, page_size), tree(pool), memory_(static_cast<std::size_t>(num_pages * page_size)) {}
+  /// With `names_late`, appended tokens are unknown to the tree until they are committed.
+  FakeEngine(std::int32_t num_pages, int page_size, bool names_late = false)
+      : pool(num_pages, page_size),
+        tree(pool),
+        names_late_(names_late),
+        memory_(static_cast<std::size_t>(num_pages * page_size)) {}
 
   PagePool pool;
   PrefixTree tree;
@@ -87,7 +91,7 @@ class FakeEngine {
 
   void append(RequestId id, const Tokens& tokens) {
     const Tokens before = table(id);
-    const Appended appended = tree.append(id, tokens);
+    const Appended appended = tree.append(id, names_late_ ? Tokens(tokens.size(), 1) : tokens);
     Tokens expected = before;
     if (appended.copy) {
       check_equal("source of the copy", before.back(), appended.copy->src);
@@ -106,7 +110,8 @@ class FakeEngine {
       slot(id, t) = value(request.tokens, t);
     }
     Tokens expected = table(id);
-    last_commit = tree.commit(id, num_tokens);
+    const Tokens named(request.tokens.begin() + request.committed, request.tokens.begin() + num_tokens);
+    last_commit = tree.commit(id, num_tokens, names_late_ ? named : Tokens());
     const auto replaced = expected.begin() + last_commit.first_page;
     std::copy(last_commit.pages.begin(), last_commit.pages.end(), replaced);
     check_equal("block table", expected, table(id));
@@ -219,6 +224,7 @@ class FakeEngine {
   }
 
   static constexpr std::int64_t poison = std::numeric_limits<std::int64_t>::min();
+  bool names_late_;
   std::vector<std::int64_t> memory_;  // [num_pages, page_size]
 };
 

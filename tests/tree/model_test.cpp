@@ -65,7 +65,7 @@ rc::Gen<Operation> any_operation() {
 
 class Player {
  public:
-  Player(std::int32_t num_pages, int page_size) : engine_(num_pages, page_size) {}
+  Player(std::int32_t num_pages, int page_size, bool names_late) : engine_(num_pages, page_size, names_late) {}
 
   void play(const Operation& operation) {
     const Snapshot before(engine_);
@@ -195,7 +195,7 @@ TEST(PrefixTreeModel, RandomOperationsKeepEveryPromise) {
     const int page_size = *rc::gen::element(1, 2, 3, 4, 8);
     const std::int32_t num_pages = *rc::gen::inRange(3, 60);
     const auto operations = *rc::gen::scale(2.0, rc::gen::container<std::vector<Operation>>(any_operation()));
-    Player player(num_pages, page_size);
+    Player player(num_pages, page_size, *rc::gen::arbitrary<bool>());
     for (const Operation& operation : operations) {
       player.play(operation);
     }

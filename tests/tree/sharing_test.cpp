@@ -48,6 +48,21 @@ TEST_F(Sharing, IdenticalPromptsInFlightTogetherAreOneAfterCommit) {
   EXPECT_EQ(num_nodes(), 1);
 }
 
+TEST_F(Sharing, TokensAreMatchedByTheNamesThatTheirCommitGaveThem) {
+  const RequestId a = engine.tree.insert(range(0, 6)).request;
+  engine.tree.append(a, Tokens{0, 0, 0});
+  engine.tree.commit(a, 8, Tokens{6, 7});  // the third is still to be named
+  EXPECT_EQ(engine.tree.match_length(range(0, 10)), 8);
+  engine.tree.commit(a, 9, Tokens{8});
+  EXPECT_EQ(engine.tree.match_length(range(0, 10)), 9);
+  const RequestId b = engine.tree.insert(range(0, 7)).request;
+  engine.tree.append(b, Tokens{0});
+  EXPECT_EQ(engine.tree.commit(b, 8, Tokens{7}).pages.size(), 1u);  // what it turned out to be was cached
+  EXPECT_EQ(engine.table(b), first(engine.table(a), 2));
+  engine.tree.remove(a);
+  engine.tree.remove(b);
+}
+
 TEST_F(Sharing, CommitMovesOnlyThePagesThatOthersCommittedMeanwhile) {
   const RequestId a = engine.insert(range(0, 8));
   const RequestId b = engine.insert(range(0, 14));

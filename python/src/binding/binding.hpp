@@ -13,11 +13,13 @@
 #include "trunkline/forest.hpp"
 #include "trunkline/kv_view.hpp"
 #include "trunkline/plan.hpp"
+#include "trunkline/prefix_tree.hpp"
 
 namespace trunkline::python {
 
 void bind_errors(nb::module_& m);
-void bind_cache(nb::module_& m);      // PagePool, PrefixTree
+void bind_cache(nb::module_& m);  // PagePool, PrefixTree
+void bind_tree_batch(nb::module_& m, nb::class_<PrefixTree>& tree);
 void bind_forest(nb::module_& m);     // Forest
 void bind_plan(nb::module_& m);       // AttentionConfig, DeviceSpec, Planner, Plan, what the build has
 void bind_kv(nb::module_& m);         // KvCache, append_kv, copy_kv
