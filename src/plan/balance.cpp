@@ -23,32 +23,44 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   cost_ = &cost;
   setting_ = setting;
   tiles_ = tiles;
-  auto before = [&](std::int32_t a, std::int32_t b) {
-    const Tile &x = tiles[a], &y = tiles[b];
-    if (x.lane != y.lane) return x.lane < y.lane;
-    return x.uncut_seconds != y.uncut_seconds ? x.uncut_seconds > y.uncut_seconds : a < b;
-  };
-  if (!std::is_sorted(share.tiles.begin(), share.tiles.end(), before)) {
-    std::sort(share.tiles.begin(), share.tiles.end(), before);
-  }
+  sort(share);
   list_ = share.tiles;
-  double sum = 0, longest = 0;
-  for (const std::int32_t t : list_) {
-    sum += tiles[t].uncut_seconds;
-    longest = std::max(longest, tiles[t].uncut_seconds);
+  uncut_seconds_.resize(list_.size());
+  uncut_sum_ = uncut_longest_ = 0;
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    const double seconds = tile(i).uncut_seconds;
+    uncut_seconds_[i] = seconds;
+    uncut_sum_ += seconds;
+    uncut_longest_ = std::max(uncut_longest_, seconds);
   }
-  uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
+  uncut_mean_ = uncut_sum_ * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
   const bool fill_up = setting.options.allowed && setting.options.fill_up;
   attempt(uncut, 0, fill_up);
   if (!even()) attempt(uncut, tolerance, false);
-  if (setting.options.allowed && !even() && longest > uncut_mean_ / most_rounds) try_caps(longest);
+  if (setting.options.allowed && !even() && uncut_longest_ > uncut_mean_ / most_rounds) try_caps(uncut_longest_);
 
   for (std::size_t i = 0; i < list_.size(); ++i) tiles[list_[i]].num_pieces = best_.pieces[i];
   share.num_long = best_.num_long;
   std::swap(share.begin, best_.begin);
   share.busiest = best_.busiest;
+}
+
+// From step to step all requests grow alike, so the order of the last time usually holds again.
+void Balance::sort(Share& share) {
+  const auto before = [this](std::int32_t a, std::int32_t b) {
+    const Tile &x = tiles_[a], &y = tiles_[b];
+    if (x.lane != y.lane) return x.lane < y.lane;
+    return x.uncut_seconds != y.uncut_seconds ? x.uncut_seconds > y.uncut_seconds : a < b;
+  };
+  if (share.sorted != share.members) {
+    share.sorted = share.members;
+    share.tiles = share.members;
+  }
+  if (!std::is_sorted(share.tiles.begin(), share.tiles.end(), before)) {
+    std::sort(share.tiles.begin(), share.tiles.end(), before);
+  }
 }
 
 // Few or unequal units: cut to pieces of the mean load and its parts, and to as many pieces as give each worker 1, 2,
@@ -75,8 +87,8 @@ void Balance::try_caps(double longest) {
 // Deals with the rest as it is, and, where workers may be filled up and still are uneven, with the rest cut fine.
 void Balance::attempt(double longest, double over, bool fill_up) {
   cut(longest);
-  const double least = std::max(seconds_from(0) / cost_->num_workers(), longest_unit());
-  if (cost_->together(least, setting_.other_seconds) + merging() >= best_.score) return;
+  const double least = std::max(trial_.seconds / cost_->num_workers(), trial_.longest_unit);
+  if (cost_->together(least, setting_.other_seconds) + trial_.merging >= best_.score) return;
   deal_long(over);
   fill_up &= trial_.num_long < list_.size();
   if (fill_up) dealt_long_ = trial_;
@@ -90,16 +102,11 @@ void Balance::attempt(double longest, double over, bool fill_up) {
 }
 
 void Balance::judge() {
-  trial_.busiest = *std::max_element(trial_.load.begin(), trial_.load.end());
-  trial_.score = cost_->together(trial_.busiest, setting_.other_seconds) + merging();
+  trial_.score = cost_->together(trial_.busiest, setting_.other_seconds) + trial_.merging;
   if (trial_.score < best_.score) std::swap(trial_, best_);
 }
 
 bool Balance::even() const { return best_.busiest <= uncut_mean_ * (1 + tolerance); }
-
-double Balance::longest_unit() const {
-  return *std::max_element(trial_.unit_seconds.begin(), trial_.unit_seconds.end());
-}
 
 template <class Rounding>
 void Balance::cut_tile(std::size_t i, double seconds, Rounding rounding) {
@@ -113,11 +120,19 @@ void Balance::cut_tile(std::size_t i, double seconds, Rounding rounding) {
 
 void Balance::cut(double longest) {
   trial_.pieces.assign(list_.size(), 1);
-  trial_.unit_seconds.resize(list_.size());
-  for (std::size_t i = 0; i < list_.size(); ++i) {
-    trial_.unit_seconds[i] = tile(i).uncut_seconds;
-    if (trial_.unit_seconds[i] > longest) cut_tile(i, longest, [](double x) { return std::ceil(x); });
+  trial_.unit_seconds = uncut_seconds_;
+  if (uncut_longest_ <= longest) {
+    trial_.seconds = uncut_sum_ * cost_->num_heads();
+    trial_.longest_unit = uncut_longest_;
+    trial_.merging = 0;
+    return;
   }
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    if (uncut_seconds_[i] > longest) cut_tile(i, longest, [](double x) { return std::ceil(x); });
+  }
+  trial_.seconds = seconds_from(0);
+  trial_.longest_unit = *std::max_element(trial_.unit_seconds.begin(), trial_.unit_seconds.end());
+  trial_.merging = merging_of(trial_.pieces);
 }
 
 double Balance::seconds_from(std::size_t first) const {
@@ -131,24 +146,34 @@ double Balance::seconds_from(std::size_t first) const {
 void Balance::deal_long(double over) {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
   const double capacity =
-      std::max(seconds_from(0) / cost_->num_workers(), longest_unit()) * (1 + std::max(over, slack));
+      std::max(trial_.seconds / cost_->num_workers(), trial_.longest_unit) * (1 + std::max(over, slack));
 
   std::vector<std::int32_t>& begin = trial_.begin[0];
   begin.assign(num_workers + 1, 0);
   trial_.load.assign(num_workers, 0);
+  double* const load = trial_.load.data();
   std::size_t worker = 0, i = 0;
   std::int64_t dealt = 0;
+  double here = 0;  // load of `worker`
   for (; i < list_.size(); ++i) {
     const double seconds = trial_.unit_seconds[i], per_second = 1 / seconds;
     std::int64_t left = units(i);
     const std::int64_t tile_begin = dealt;
-    while (left > 0 && worker < num_workers) {
-      const auto fits = static_cast<std::int64_t>((capacity - trial_.load[worker]) * per_second);
-      const std::int64_t taken = std::clamp<std::int64_t>(fits, 0, left);
-      trial_.load[worker] += static_cast<double>(taken) * seconds;
+    while (worker < num_workers) {
+      // Without conversions where all that is left fits: they would be most of the chain from unit to unit.
+      const double fits = (capacity - here) * per_second;
+      if (fits >= static_cast<double>(left)) {
+        here += static_cast<double>(left) * seconds;
+        dealt += left;
+        left = 0;
+        break;
+      }
+      const std::int64_t taken = std::max<std::int64_t>(static_cast<std::int64_t>(fits), 0);
+      load[worker] = here + static_cast<double>(taken) * seconds;
       dealt += taken;
       left -= taken;
-      if (left > 0 && ++worker < num_workers) begin[worker] = static_cast<std::int32_t>(dealt);
+      here = 0;
+      if (++worker < num_workers) begin[worker] = static_cast<std::int32_t>(dealt);
     }
     if (left == 0) continue;
     // Take back what was dealt of this tile.
@@ -157,12 +182,13 @@ void Balance::deal_long(double over) {
     std::int64_t above = end;
     for (std::size_t w = num_workers; w-- > 0 && above > tile_begin;) {
       const std::int64_t from = std::max<std::int64_t>(begin[w], tile_begin);
-      trial_.load[w] -= static_cast<double>(above - from) * seconds;
+      load[w] -= static_cast<double>(above - from) * seconds;
       above = from;
       begin[w] = static_cast<std::int32_t>(std::min<std::int64_t>(begin[w], tile_begin));
     }
     break;
   }
+  if (worker < num_workers) load[worker] = here;
   for (std::size_t w = std::min(worker, num_workers) + 1; w <= num_workers; ++w) {
     begin[w] = static_cast<std::int32_t>(dealt);
   }
@@ -183,24 +209,31 @@ void Balance::refine_rest() {
   for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
     if (trial_.unit_seconds[i] > grain) cut_tile(i, grain, [](double x) { return std::round(x); });
   }
+  trial_.merging = merging_of(trial_.pieces);
 }
 
 // Deals the rest so that every worker comes up to the level at which all of it is used.
 void Balance::deal_short() {
   const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
+  double* const load = trial_.load.data();
   std::vector<std::int32_t>& begin = trial_.begin[1];
   begin.assign(num_workers + 1, 0);
-  if (trial_.num_long == list_.size()) return;
+  trial_.busiest = 0;
+  if (trial_.num_long == list_.size()) {
+    for (std::size_t w = 0; w < num_workers; ++w) trial_.busiest = std::max(trial_.busiest, load[w]);
+    return;
+  }
   const double rest = seconds_from(trial_.num_long);
   double level = 0;
-  for (const double load : trial_.load) level += load;
+  for (std::size_t w = 0; w < num_workers; ++w) level += load[w];
   level = (level + rest) / static_cast<double>(num_workers);
   // Workers above the level take nothing, which leaves less for the others: the level falls until no more drop out.
   for (std::size_t below = num_workers;;) {
     double room = 0;
     std::size_t taking = 0;
-    for (const double load : trial_.load) {
-      if (load < level) room += level - load, ++taking;
+    for (std::size_t w = 0; w < num_workers; ++w) {
+      room += std::max(0.0, level - load[w]);
+      taking += load[w] < level;
     }
     if (taking == 0) break;
     level += (rest - room) / static_cast<double>(taking);
@@ -212,36 +245,53 @@ void Balance::deal_short() {
   double seconds = trial_.unit_seconds[i], per_second = 1 / seconds;
   std::int64_t left = units(i), dealt = 0;
   double due = 0, given = 0;
+  // Neighbours usually take alike. Guessing it takes the conversions out of the chain from worker to worker.
+  std::int64_t guess = 0;
+  double guess_units = 0, guess_seconds = 0;
   for (std::size_t w = 0; w < num_workers; ++w) {
     begin[w] = static_cast<std::int32_t>(dealt);
-    due += std::max(0.0, level - trial_.load[w]);
+    double here = load[w];
+    due += std::max(0.0, level - here);
     while (i < list_.size()) {
-      const auto wanted = w + 1 == num_workers ? left : static_cast<std::int64_t>((due - given) * per_second + 0.5);
-      const std::int64_t taken = std::clamp<std::int64_t>(wanted, 0, left);
-      trial_.load[w] += static_cast<double>(taken) * seconds;
-      given += static_cast<double>(taken) * seconds;
-      dealt += taken;
-      left -= taken;
-      if (left > 0) break;
-      if (++i == list_.size()) break;
-      left = units(i);
-      seconds = trial_.unit_seconds[i];
-      per_second = 1 / seconds;
+      const double wanted = (due - given) * per_second + 0.5;
+      if (w + 1 == num_workers || wanted >= static_cast<double>(left)) {
+        here += static_cast<double>(left) * seconds;
+        given += static_cast<double>(left) * seconds;
+        dealt += left;
+        left = 0;
+        if (++i == list_.size()) break;
+        left = units(i);
+        seconds = trial_.unit_seconds[i];
+        per_second = 1 / seconds;
+        guess_seconds = guess_units * seconds;
+        continue;
+      }
+      if (!(wanted >= guess_units && wanted < guess_units + 1)) {
+        guess = std::max<std::int64_t>(static_cast<std::int64_t>(wanted), 0);
+        guess_units = static_cast<double>(guess);
+        guess_seconds = guess_units * seconds;
+      }
+      here += guess_seconds;
+      given += guess_seconds;
+      dealt += guess;
+      left -= guess;
+      break;
     }
+    load[w] = here;
+    trial_.busiest = std::max(trial_.busiest, here);
   }
   begin[num_workers] = static_cast<std::int32_t>(dealt);
 }
 
 // What the splits add to the merging: whole merges of rows that had one source, and sources to read back. The first
 // merge of a plan also brings the wait before merging.
-double Balance::merging() const {
+double Balance::merging_of(std::span<const std::int32_t> pieces) const {
   double rows = 0, sources = 0;
   for (std::size_t i = 0; i < list_.size(); ++i) {
-    const std::int32_t pieces = trial_.pieces[i];
-    if (pieces <= 1) continue;
+    if (pieces[i] <= 1) continue;
     const Tile& t = tile(i);
     rows += t.merged ? 0 : t.num_rows;
-    sources += static_cast<double>(t.num_rows) * (t.merged ? pieces - 1 : pieces);
+    sources += static_cast<double>(t.num_rows) * (t.merged ? pieces[i] - 1 : pieces[i]);
   }
   if (rows == 0 && sources == 0) return 0;
   const double units_per_worker = static_cast<double>(cost_->num_heads()) / cost_->num_workers();

@@ -12,7 +12,9 @@ namespace trunkline::plan {
 
 /// The tiles of a list in the order of the schedule, and who takes what. A unit is (piece of a tile, KV head).
 struct Share {
-  std::vector<std::int32_t> tiles;  // wide before narrow, then longest first
+  std::vector<std::int32_t> members;  // ascending
+  std::vector<std::int32_t> tiles;    // the same: wide before narrow, then longest first
+  std::vector<std::int32_t> sorted;   // the members that `tiles` is made of
   std::size_t num_long = 0;         // tiles[0, num_long) are the long band
   /// [num_workers + 1] per band: first unit of each worker, counted from the band's first tile.
   std::array<std::vector<std::int32_t>, 2> begin;
@@ -30,12 +32,15 @@ class Balance {
     bool merges_anyway = false;      // the plan has merges whatever is decided here
     double other_seconds = 0;        // of the other lane, where lanes overlap
   };
-  /// `share.tiles` comes in any order. Sets num_pieces of the tiles.
+  /// Makes a share of its members; what it holds from the last time may spare the sorting. Sets num_pieces of the tiles.
   void make(const CostModel& cost, const Setting& setting, std::span<Tile> tiles, Share& share);
 
  private:
   struct Trial {
-    double score = 0;  // the phase, and what the splits add to the merging
+    double score = 0;    // the phase, and what the splits add to the merging
+    double seconds = 0;  // of all units
+    double longest_unit = 0;
+    double merging = 0;  // see merging_of
     double busiest = 0;
     std::size_t num_long = 0;
     std::vector<std::int32_t> pieces;  // per tile of the list
@@ -44,6 +49,7 @@ class Balance {
     std::vector<double> load;
   };
 
+  void sort(Share& share);
   void try_caps(double longest);
   void attempt(double longest, double over, bool fill_up);
   void cut(double longest);
@@ -52,13 +58,12 @@ class Balance {
   void deal_short();
   void judge();
   bool even() const;
-  double merging() const;
+  double merging_of(std::span<const std::int32_t> pieces) const;
 
   const Tile& tile(std::size_t i) const { return tiles_[list_[i]]; }
   std::int64_t units(std::size_t i) const { return std::int64_t{trial_.pieces[i]} * cost_->num_heads(); }
   /// Seconds of all units of tiles [first, end of list).
   double seconds_from(std::size_t first) const;
-  double longest_unit() const;
   /// Cuts tile i so that its pieces take `seconds` each, rounded by `rounding`.
   template <class Rounding>
   void cut_tile(std::size_t i, double seconds, Rounding rounding);
@@ -67,6 +72,8 @@ class Balance {
   Setting setting_;
   std::span<Tile> tiles_;
   std::span<const std::int32_t> list_;
+  std::vector<double> uncut_seconds_;  // per tile of the list
+  double uncut_sum_ = 0, uncut_longest_ = 0;
   double uncut_mean_ = 0;  // seconds of a worker if nothing is split and all is even
   Trial trial_, best_, dealt_long_;
 };

@@ -9,12 +9,13 @@
 namespace trunkline::plan {
 namespace {
 
-// Where piece `piece` of a tile begins: even pieces, moved to the nearest multiple of the granule.
-std::int32_t piece_begin(const Tile& tile, std::int32_t piece, std::int32_t granule) {
-  if (piece == 0) return tile.token_begin;
-  if (piece == tile.num_pieces) return tile.token_end;
-  const std::int64_t at = tile.token_begin + std::int64_t{tile.num_tokens()} * piece / tile.num_pieces;
-  return static_cast<std::int32_t>((at + granule / 2) / granule * granule);
+// Where a piece of a tile ends: even pieces, moved to the nearest multiple of the granule.
+std::int32_t piece_end(const Tile& tile, std::int32_t piece, std::int32_t granule) {
+  if (piece + 1 == tile.num_pieces) return tile.token_end;
+  const std::int64_t offset = std::int64_t{tile.num_tokens()} * (piece + 1) / tile.num_pieces;
+  const auto unit = static_cast<std::uint32_t>(granule);
+  const auto nearest = static_cast<std::uint32_t>(tile.token_begin + offset) + unit / 2;
+  return static_cast<std::int32_t>(nearest / unit * unit);
 }
 
 bool alike(const Tile& a, const Tile& b) {
@@ -36,6 +37,8 @@ void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost
 
   share_out(cost, options, split_granule, groups, tiles);
   place_partials(groups, tiles, plan);
+  plan.items.reserve(partials_.size());
+  plan.segments.reserve(partials_.size());
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {
     emit_phase(cost, split_granule, groups, tiles, phase, plan);
   }
@@ -61,7 +64,7 @@ void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost
 
 void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule,
                         std::span<const Group> groups, std::span<Tile> tiles) {
-  for (Share& share : shares_) share.tiles.clear();
+  for (Share& share : shares_) share.members.clear();
   num_phases_ = 0;
   phase_tokens_.clear();
   bool merged = false;
@@ -77,11 +80,11 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
     }
     phase_tokens_[phase] += tile.num_tokens();
     const int list = cost.lanes_overlap() ? tile.lane : 0;
-    shares_[phase * num_lanes + list].tiles.push_back(static_cast<std::int32_t>(t));
+    shares_[phase * num_lanes + list].members.push_back(static_cast<std::int32_t>(t));
   }
   auto mean_seconds = [&](const Share& share) {
     double seconds = 0;
-    for (const std::int32_t t : share.tiles) seconds += tiles[t].uncut_seconds;
+    for (const std::int32_t t : share.members) seconds += tiles[t].uncut_seconds;
     return seconds * cost.num_heads() / cost.num_workers();
   };
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {
@@ -95,7 +98,11 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
     }
     for (Share* share : {longer, shorter}) {
       share->busiest = 0;
-      if (share->tiles.empty()) continue;
+      if (share->members.empty()) {
+        share->tiles.clear();
+        share->sorted.clear();
+        continue;
+      }
       balance_.make(cost, {options, split_granule, merged, other_seconds}, tiles, *share);
       other_seconds = share->busiest;
     }
@@ -191,26 +198,23 @@ void Emitter::emit_band(std::span<const Group> groups, std::span<const Tile> til
     const Tile& first = tiles[list[i]];
     std::size_t end = i + 1;
     while (end < list.size() && alike(first, tiles[list[end]])) ++end;
+    std::int32_t token_begin = first.token_begin;
     for (std::int32_t piece = 0; piece < first.num_pieces; ++piece) {
+      const std::int32_t token_end = piece_end(first, piece, split_granule);
       for (std::size_t j = i; j < end; ++j) {
-        emit_piece(groups[first.group], tiles[list[j]], piece, split_granule, plan);
+        const Tile& tile = tiles[list[j]];
+        plan.items.push_back({.row_begin = tile.row_begin,
+                              .num_rows = tile.num_rows,
+                              .segment_begin = static_cast<std::int32_t>(plan.segments.size()),
+                              .num_segments = 1,
+                              .partial_begin = partials_[tile.first_piece + piece],
+                              .masked = tile.first_end < token_end});
+        plan.segments.push_back({groups[first.group].table_row, token_begin, token_end});
       }
+      token_begin = token_end;
     }
     i = end;
   }
-}
-
-void Emitter::emit_piece(const Group& group, const Tile& tile, std::int32_t piece, std::int32_t split_granule,
-                         Plan& plan) {
-  const std::int32_t begin = piece_begin(tile, piece, split_granule);
-  const std::int32_t end = piece_begin(tile, piece + 1, split_granule);
-  plan.items.push_back({.row_begin = tile.row_begin,
-                        .num_rows = tile.num_rows,
-                        .segment_begin = static_cast<std::int32_t>(plan.segments.size()),
-                        .num_segments = 1,
-                        .partial_begin = partials_[tile.first_piece + piece],
-                        .masked = tile.first_end < end});
-  plan.segments.push_back({group.table_row, begin, end});
 }
 
 // Walks over the rows with the groups that cover them: they nest, so they are a stack.
@@ -221,13 +225,18 @@ void Emitter::emit_merges(std::span<const Group> groups, std::span<const Tile> t
   for (std::int32_t row = 0; row < num_rows;) {
     while (!open_.empty() && groups[open_.back()].row_end <= row) open_.pop_back();
     while (next < groups.size() && groups[next].row_begin == row) open_.push_back(static_cast<std::int32_t>(next++));
+    if (open_.size() == 1 && tiles[groups[open_[0]].tile_begin].direct() && groups[open_[0]].tile_count == 1) {
+      row = groups[open_[0]].row_end;  // the usual request that shares nothing
+      continue;
+    }
 
     std::int32_t end = next < groups.size() ? groups[next].row_begin : num_rows;
     bool direct = false;
     sources_.clear();
     for (const std::int32_t g : open_) {
       const Group& group = groups[g];
-      const Tile& tile = tiles[group.tile_begin + (row - group.row_begin) / group.tile_height];
+      const std::int32_t skipped = group.tile_count == 1 ? 0 : (row - group.row_begin) / group.tile_height;
+      const Tile& tile = tiles[group.tile_begin + skipped];
       end = std::min(end, tile.row_begin + tile.num_rows);
       direct |= tile.direct();
       for (std::int32_t p = 0; p < tile.num_pieces; ++p) {

@@ -27,7 +27,6 @@ class Emitter {
                  std::span<const Tile> tiles, const Share& share, int lane, Plan& plan);
   void emit_band(std::span<const Group> groups, std::span<const Tile> tiles, std::span<const std::int32_t> list,
                  std::int32_t split_granule, Plan& plan);
-  void emit_piece(const Group& group, const Tile& tile, std::int32_t piece, std::int32_t split_granule, Plan& plan);
   void emit_merges(std::span<const Group> groups, std::span<const Tile> tiles, std::int32_t num_rows, Plan& plan);
   void append_merges(std::int32_t row_begin, std::int32_t row_end, Plan& plan);
   void model(const CostModel& cost, std::span<const Tile> tiles, Plan& plan);
