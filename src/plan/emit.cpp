@@ -53,6 +53,8 @@ void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost
   }
   for (const Group& group : groups) {
     Plan::NodeChoice& choice = plan.choices[group.node];
+    choice.kept = group.kept;
+    if (group.kept) choice.tokens = group.token_end - group.token_begin;
     choice.row_tiles += group.tile_count;
     choice.splits = std::max(choice.splits, group.num_pieces);
     for (std::int32_t t = group.tile_begin; t < group.tile_begin + group.tile_count; ++t) {

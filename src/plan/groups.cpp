@@ -56,57 +56,84 @@ void Grouping::begin(const Forest& forest, const Rows& rows, const CostModel& co
   cost_ = &cost;
   nodes_ = forest.nodes();
   priced_ = false;
+  states_.resize(nodes_.size());
+  inner_.clear();
+  root_leaf_tokens_ = num_shared_ = 0;
+  for (std::size_t v = 0; v < nodes_.size(); ++v) {
+    const Node& node = nodes_[v];
+    if (!is_leaf(node)) {
+      inner_.push_back(static_cast<std::int32_t>(v));
+      states_[v].num_leaves = 0;
+      states_[v].leaf_ends = 0;
+      num_shared_ += rows_of(node) > 0 && node.request_end - node.request_begin > 1;
+    } else if (node.parent < 0) {
+      root_leaf_tokens_ += node.num_tokens;
+    } else {
+      ++states_[node.parent].num_leaves;
+      states_[node.parent].leaf_ends += node.first_token + node.num_tokens;
+    }
+  }
 }
 
-std::uint64_t Grouping::decide(const Choice& choice) {
+Grouping::Outcome Grouping::decide(const Choice& choice) {
   if (!priced_ || !(choice.price == choice_.price)) price_nodes(choice.price);
   choice_ = choice;
-  num_shared_ = 0;
-  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a, 64 bits, over kept nodes and tile heights
-  for (std::size_t v = 0; v < nodes_.size(); ++v) {
+  Outcome outcome{.hash = 0xcbf29ce484222325ull, .kv_tokens = root_leaf_tokens_};  // FNV-1a over kept nodes and heights
+  for (const std::int32_t v : inner_) {
     const Node& node = nodes_[v];
     State& state = states_[v];
     const State* parent = node.parent < 0 ? nullptr : &states_[node.parent];
     state.depth = parent ? parent->depth + 1 : 0;
     state.from = parent ? parent->from : node.first_token;
     const bool covered_above = parent && parent->covered;
-    const std::int32_t num_rows = rows_of(node);
-    num_shared_ += num_rows > 0 && node.request_end - node.request_begin > 1;
+    const std::int32_t num_rows = rows_of(node), end = node.first_token + node.num_tokens;
     state.kept = num_rows > 0 && keep(node, state, covered_above);
     state.covered = covered_above || state.kept;
-    if (!state.kept) continue;
-    const std::int32_t end = node.first_token + node.num_tokens;
-    const auto height = static_cast<std::uint64_t>(tilings_.of(num_rows, end - state.from).height);
-    hash = (hash ^ (v << 32 | height)) * 0x100000001b3ull;
-    state.from = end;
+    if (state.kept) {
+      outcome.kv_tokens += end - state.from;
+      const auto height = static_cast<std::uint64_t>(tilings_.of(num_rows, end - state.from).height);
+      outcome.hash = (outcome.hash ^ (static_cast<std::uint64_t>(v) << 32 | height)) * 0x100000001b3ull;
+      state.from = end;
+    } else {
+      for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
+        if (rows_->of(r, r + 1) > 0) outcome.kv_tokens += end - state.from;
+      }
+    }
+    outcome.kv_tokens += state.leaf_ends - std::int64_t{state.num_leaves} * state.from;
   }
-  return hash;
+  return outcome;
 }
 
 // Bottom-up: what a token given down to each node costs there, if every node below decides as for its own tokens alone.
 void Grouping::price_nodes(const Price& price) {
   tilings_ = TilingMemo(*cost_, price);
   priced_ = true;
-  states_.resize(nodes_.size());
-  for (std::size_t v = 0; v < nodes_.size(); ++v) {
-    states_[v] = {};
-    states_[v].ending_end = nodes_[v].request_end;
+  for (const std::int32_t v : inner_) {
+    State& state = states_[v];
+    state.below_token_seconds = state.ending_item_seconds = 0;
+    state.ending_end = nodes_[v].request_end;
   }
+  auto inner = inner_.rbegin();
   for (std::size_t v = nodes_.size(); v-- > 0;) {
     const Node& node = nodes_[v];
-    State& state = states_[v];
-    for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
-      if (const std::int32_t n = rows_->of(r, r + 1); n > 0) {
-        const Tiling& tiling = tilings_.of(n, many_tokens);
-        state.below_token_seconds += tiling.token_seconds;
-        state.ending_item_seconds += tiling.item_seconds;
+    const bool leaf = inner == inner_.rend() || static_cast<std::size_t>(*inner) != v;
+    if (!leaf) {
+      ++inner;
+      State& state = states_[v];
+      for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
+        if (const std::int32_t n = rows_->of(r, r + 1); n > 0) {
+          const Tiling& tiling = tilings_.of(n, many_tokens);
+          state.below_token_seconds += tiling.token_seconds;
+          state.ending_item_seconds += tiling.item_seconds;
+        }
       }
     }
     if (node.parent < 0) continue;
     State& parent = states_[node.parent];
     parent.ending_end = std::min(parent.ending_end, node.request_begin);
     if (const std::int32_t n = rows_of(node); n > 0) {
-      parent.below_token_seconds += std::min(state.below_token_seconds, tilings_.of(n, many_tokens).token_seconds);
+      const double own = tilings_.of(n, many_tokens).token_seconds;
+      parent.below_token_seconds += leaf ? own : std::min(states_[v].below_token_seconds, own);
     }
   }
 }
@@ -139,17 +166,18 @@ bool Grouping::keep(const Node& node, const State& state, bool covered_above) {
 void Grouping::build(std::vector<Group>& groups) {
   const std::span<const std::int32_t> order = forest_->request_order(), table_rows = forest_->table_rows();
   groups.clear();
+  auto inner = inner_.begin();
   for (std::size_t v = 0; v < nodes_.size(); ++v) {
     const Node& node = nodes_[v];
-    State& state = states_[v];
     const State* parent = node.parent < 0 ? nullptr : &states_[node.parent];
-    const std::int32_t above = parent ? parent->group : -1;
-    auto add = [&](std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end) {
+    const std::int32_t above = parent ? parent->group : -1, depth = parent ? parent->depth + 1 : 0;
+    auto add = [&](std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end, bool kept) {
       const bool shared = node.request_end - node.request_begin > 1;
       Group& group = groups.emplace_back();
       group.node = static_cast<std::int32_t>(v);
+      group.kept = kept;
       group.parent = above;
-      group.phase = choice_.strategy == Strategy::hydragen    ? std::min(state.depth, choice_.max_levels - 1)
+      group.phase = choice_.strategy == Strategy::hydragen    ? std::min(depth, choice_.max_levels - 1)
                     : choice_.strategy == Strategy::two_phase ? (shared ? 0 : 1)
                                                               : 0;
       group.row_begin = rows_->first[request_begin];
@@ -160,14 +188,20 @@ void Grouping::build(std::vector<Group>& groups) {
       group.table_row = table_rows[order[request_begin]];
       group.tile_height = tilings_.of(group.row_end - group.row_begin, group.token_end - group.token_begin).height;
     };
+    if (inner == inner_.end() || static_cast<std::size_t>(*inner) != v) {  // a leaf
+      add(node.request_begin, node.request_end, node.request_end, true);
+      continue;
+    }
+    ++inner;
+    State& state = states_[v];
     state.group = above;
     if (state.kept) {
       state.group = static_cast<std::int32_t>(groups.size());
-      add(node.request_begin, node.request_end, state.ending_end);
+      add(node.request_begin, node.request_end, state.ending_end, true);
       continue;
     }
     for (std::int32_t r = node.request_begin; r < state.ending_end; ++r) {
-      if (rows_->of(r, r + 1) > 0) add(r, r + 1, r + 1);
+      if (rows_->of(r, r + 1) > 0) add(r, r + 1, r + 1, false);
     }
   }
 }

@@ -91,12 +91,6 @@ class Search {
   /// The plan of the tiles.
   void emit(const SplitOptions& options) {
     scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.groups, scratch_.tiles, plan_);
-    for (Plan::NodeChoice& choice : plan_.choices) {
-      choice.kept = scratch_.grouping.kept(choice.node);
-    }
-    for (const Group& group : scratch_.groups) {
-      if (plan_.choices[group.node].kept) plan_.choices[group.node].tokens = group.token_end - group.token_begin;
-    }
   }
 
   void make(const Choice& choice, const SplitOptions& options) {
@@ -126,10 +120,12 @@ class Search {
  private:
   /// Lays a choice out, unless it comes to one that was considered or its lower bound is above the best so far.
   void consider(const Choice& choice, const SplitOptions& options) {
-    const std::uint64_t outcome = scratch_.grouping.decide(choice);
+    const Grouping::Outcome outcome = scratch_.grouping.decide(choice);
     const auto seen_end = seen_.begin() + num_seen_;
-    if (std::find(seen_.begin(), seen_end, outcome) != seen_end) return;
-    seen_[num_seen_++] = outcome;
+    if (std::find(seen_.begin(), seen_end, outcome.hash) != seen_end) return;
+    seen_[num_seen_++] = outcome.hash;
+    const double read_seconds = cost_.read_seconds(static_cast<double>(outcome.kv_tokens));
+    if (!scratch_.rows.causal && cost_.launch_seconds() + read_seconds >= best_seconds_) return;  // no need to cut
     if (cut() >= best_seconds_) return;
     emit(options);
     emitted_best_ = plan_.model.seconds < best_seconds_;

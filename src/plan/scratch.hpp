@@ -46,6 +46,7 @@ struct Group {
   std::int32_t tile_begin, tile_count, tile_height;
   std::int32_t layer;       // how many sources its rows may have from groups before it
   std::int32_t num_pieces;  // the most of its tiles
+  bool kept;                // the node is; else it is one request of a node that is not
 };
 
 /// Rows of a group that one work item serves, before its tokens are split.
