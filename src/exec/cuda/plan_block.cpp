@@ -45,35 +45,52 @@ class Writer {
   std::size_t used_ = 0;
 };
 
+// The item of a unit, for units that ascend: without a division for each.
+class ItemOfUnit {
+ public:
+  explicit ItemOfUnit(int num_kv_heads) : num_kv_heads_(num_kv_heads) {}
+
+  void move_to(int unit) {
+    for (; unit >= end(); begin_ += num_kv_heads_) ++item_;
+  }
+  int item() const { return item_; }
+  int head(int unit) const { return unit - begin_; }
+  int end() const { return begin_ + num_kv_heads_; }  // of the item's units
+
+ private:
+  int num_kv_heads_, item_ = 0, begin_ = 0;
+};
+
 void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int lane, CtaWork* ctas) {
   const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
-  const std::int32_t* long_band = plan.schedule.data() + plan.schedule_offset(phase, lane, 0);
-  const std::int32_t* short_band = plan.schedule.data() + plan.schedule_offset(phase, lane, 1);
+  const std::int32_t* bands[2];
+  ItemOfUnit cursors[2] = {ItemOfUnit(plan.num_kv_heads), ItemOfUnit(plan.num_kv_heads)};
+  for (const int band : {0, 1}) bands[band] = plan.schedule.data() + plan.schedule_offset(phase, lane, band);
   for (int w = 0; w < plan.num_workers; ++w) {
-    CtaWork::Lane work{};
+    CtaWork::Lane& work = lane == 0 ? ctas[w].wide : ctas[w].narrow;
+    work = {};
     work.item_base = item_base;
-    const bool only_short = long_band[w] == long_band[w + 1];
-    const std::int32_t* first = only_short ? short_band : long_band;
-    work.begin[0] = first[w];
-    work.end[0] = first[w + 1];
-    if (!only_short) {
-      work.begin[1] = short_band[w];
-      work.end[1] = short_band[w + 1];
-    }
-    constexpr int tile_tokens = 64;
-    for (const int run : {0, 1}) {
-      for (int unit = work.begin[run]; unit < work.end[run];) {  // the units of an item at once
-        const int index = unit / plan.num_kv_heads, end = std::min(work.end[run], (index + 1) * plan.num_kv_heads);
-        const CudaItem& item = items[item_base + index];
-        work.num_tiles += (end - unit) * ceil_div(item.token_end - item.token_begin, tile_tokens);
-        unit = end;
+    std::int32_t num_tiles = 0;
+    int run = 0;
+    for (const int band : {0, 1}) {
+      const int begin = bands[band][w], end = bands[band][w + 1];
+      if (begin == end && band == 0) continue;  // run 0 is the short band's
+      work.begin[run] = begin;
+      work.end[run] = end;
+      ItemOfUnit& at = cursors[band];
+      for (int unit = begin; unit < end; unit = std::min(end, at.end())) {  // the units of an item at once
+        at.move_to(unit);
+        const CudaItem& item = items[item_base + at.item()];
+        constexpr int tile_tokens = 64;
+        num_tiles += (std::min(end, at.end()) - unit) * ceil_div(item.token_end - item.token_begin, tile_tokens);
+        if (run == 0 && unit == begin) {
+          work.first = item;
+          work.first_head = at.head(unit);
+        }
       }
+      ++run;
     }
-    if (work.begin[0] < work.end[0]) {
-      work.first = items[item_base + work.begin[0] / plan.num_kv_heads];
-      work.first_head = work.begin[0] % plan.num_kv_heads;
-    }
-    (lane == 0 ? ctas[w].wide : ctas[w].narrow) = work;
+    work.num_tiles = num_tiles;
   }
 }
 
@@ -153,11 +170,11 @@ void PlanBlock::index_settled(const Forest& forest, const Plan& plan) {
   }
 }
 
-std::int32_t PlanBlock::settled_end(std::int64_t row_begin, std::int64_t row_end) const {
-  const std::int64_t begin = row_begin / group_size_, end = ceil_div<std::int64_t>(row_end, group_size_);
-  const int level = std::bit_width(static_cast<std::uint64_t>(end - begin)) - 1;
+std::int32_t PlanBlock::settled_end(std::int32_t row_begin, std::int32_t row_end) const {
+  const std::int32_t begin = row_begin / group_size_, end = ceil_div(row_end, group_size_);
+  const int level = std::bit_width(static_cast<std::uint32_t>(end - begin)) - 1;
   const std::int32_t* minima = settled_.data() + level * num_query_tokens_;
-  return std::min(minima[begin], minima[end - (std::int64_t{1} << level)]);
+  return std::min(minima[begin], minima[end - (1 << level)]);
 }
 
 }  // namespace trunkline::exec::cuda

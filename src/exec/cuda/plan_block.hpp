@@ -26,7 +26,7 @@ class PlanBlock {
 
  private:
   void index_settled(const Forest& forest, const Plan& plan);
-  std::int32_t settled_end(std::int64_t row_begin, std::int64_t row_end) const;
+  std::int32_t settled_end(std::int32_t row_begin, std::int32_t row_end) const;
 
   bool scheduled_ = false;
   int group_size_ = 1;
