@@ -26,14 +26,15 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   sort(share);
   list_ = share.tiles;
   uncut_seconds_.resize(list_.size());
-  uncut_sum_ = uncut_longest_ = 0;
+  uncut_longest_ = 0;
+  double sum = 0;
   for (std::size_t i = 0; i < list_.size(); ++i) {
     const double seconds = tile(i).uncut_seconds;
     uncut_seconds_[i] = seconds;
-    uncut_sum_ += seconds;
+    sum += seconds;
     uncut_longest_ = std::max(uncut_longest_, seconds);
   }
-  uncut_mean_ = uncut_sum_ * cost.num_heads() / cost.num_workers();
+  uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
   const bool fill_up = setting.options.allowed && setting.options.fill_up;
@@ -87,13 +88,22 @@ void Balance::try_caps(double longest) {
 // Deals with the rest as it is, and, where workers may be filled up and still are uneven, with the rest cut fine.
 void Balance::attempt(double longest, double over, bool fill_up) {
   cut(longest);
+  const auto better = [this](double busiest) {
+    return cost_->together(busiest, setting_.other_seconds) + trial_.merging < best_.score;
+  };
   const double least = std::max(trial_.seconds / cost_->num_workers(), trial_.longest_unit);
-  if (cost_->together(least, setting_.other_seconds) + trial_.merging >= best_.score) return;
+  if (!better(least)) return;
+  // Some worker takes at least this many units, whoever it is.
+  const std::int64_t most_units = ceil_div<std::int64_t>(trial_.num_units, cost_->num_workers());
+  const bool can_win = better(static_cast<double>(most_units) * trial_.shortest_unit * (1 - slack));
+  if (!can_win && !fill_up) return;
   deal_long(over);
   fill_up &= trial_.num_long < list_.size();
   if (fill_up) dealt_long_ = trial_;
-  deal_short();
-  judge();
+  if (can_win) {
+    deal_short();
+    judge();
+  }
   if (!fill_up || even()) return;
   std::swap(trial_, dealt_long_);
   refine_rest();
@@ -121,18 +131,25 @@ void Balance::cut_tile(std::size_t i, double seconds, Rounding rounding) {
 void Balance::cut(double longest) {
   trial_.pieces.assign(list_.size(), 1);
   trial_.unit_seconds = uncut_seconds_;
-  if (uncut_longest_ <= longest) {
-    trial_.seconds = uncut_sum_ * cost_->num_heads();
-    trial_.longest_unit = uncut_longest_;
-    trial_.merging = 0;
-    return;
+  trial_.merging = 0;
+  if (uncut_longest_ > longest) {
+    for (std::size_t i = 0; i < list_.size(); ++i) {
+      if (uncut_seconds_[i] > longest) cut_tile(i, longest, [](double x) { return std::ceil(x); });
+    }
+    trial_.merging = merging_of(trial_.pieces);
   }
+  trial_.num_units = 0;
+  trial_.longest_unit = trial_.seconds = 0;
+  trial_.shortest_unit = uncut;
   for (std::size_t i = 0; i < list_.size(); ++i) {
-    if (uncut_seconds_[i] > longest) cut_tile(i, longest, [](double x) { return std::ceil(x); });
+    const double seconds = trial_.unit_seconds[i];
+    trial_.num_units += trial_.pieces[i];
+    trial_.seconds += seconds * trial_.pieces[i];
+    trial_.longest_unit = std::max(trial_.longest_unit, seconds);
+    trial_.shortest_unit = std::min(trial_.shortest_unit, seconds);
   }
-  trial_.seconds = seconds_from(0);
-  trial_.longest_unit = *std::max_element(trial_.unit_seconds.begin(), trial_.unit_seconds.end());
-  trial_.merging = merging_of(trial_.pieces);
+  trial_.num_units *= cost_->num_heads();
+  trial_.seconds *= cost_->num_heads();
 }
 
 double Balance::seconds_from(std::size_t first) const {

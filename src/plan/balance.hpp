@@ -39,7 +39,8 @@ class Balance {
   struct Trial {
     double score = 0;    // the phase, and what the splits add to the merging
     double seconds = 0;  // of all units
-    double longest_unit = 0;
+    double longest_unit = 0, shortest_unit = 0;
+    std::int64_t num_units = 0;
     double merging = 0;  // see merging_of
     double busiest = 0;
     std::size_t num_long = 0;
@@ -73,7 +74,7 @@ class Balance {
   std::span<Tile> tiles_;
   std::span<const std::int32_t> list_;
   std::vector<double> uncut_seconds_;  // per tile of the list
-  double uncut_sum_ = 0, uncut_longest_ = 0;
+  double uncut_longest_ = 0;
   double uncut_mean_ = 0;  // seconds of a worker if nothing is split and all is even
   Trial trial_, best_, dealt_long_;
 };
