@@ -1,5 +1,6 @@
 #include "trunkline/forest.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -100,8 +101,37 @@ T number(nb::handle object, const char* name) {
               nb::cast<std::string>(nb::str(nb::repr(object))));
 }
 
+// (requests, num_tokens, page_indptr, pages)
+void read_growth(nb::handle arrays, std::vector<Deltas::Growth>& grow) {
+  const nb::tuple t = read_tuple(arrays, 4, "grow_each", "(requests, num_tokens, page_indptr, pages)");
+  const Integers<RequestId> requests(t[0], "grow_each.requests");
+  const Int32s num_tokens(t[1], "grow_each.num_tokens"), indptr(t[2], "grow_each.page_indptr");
+  const Int32s pages(t[3], "grow_each.pages");
+  const std::size_t count = requests.span().size();
+  const auto check = [](const char* member, std::size_t expected, std::size_t got) {
+    if (expected == got) return;
+    throw Error(ErrorCode::invalid_argument, std::string("grow_each.") + member, std::to_string(expected),
+                std::to_string(got));
+  };
+  check("num_tokens.size", count, num_tokens.span().size());
+  check("page_indptr.size", count + 1, indptr.span().size());
+  const bool ascends = std::is_sorted(indptr.span().begin(), indptr.span().end());
+  if (!ascends || indptr.span().front() != 0 ||
+      indptr.span().back() != static_cast<std::int64_t>(pages.span().size())) {
+    throw Error(ErrorCode::invalid_argument, "grow_each.page_indptr",
+                "ascending numbers from 0 to " + std::to_string(pages.span().size()) + ", the number of pages",
+                ascends ? std::to_string(indptr.span().front()) + " to " + std::to_string(indptr.span().back())
+                        : "some that descend");
+  }
+  grow.reserve(grow.size() + count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto begin = pages.span().begin() + indptr.span()[i], end = pages.span().begin() + indptr.span()[i + 1];
+    grow.push_back({requests.span()[i], num_tokens.span()[i], {begin, end}});
+  }
+}
+
 void advance(PyForest& self, nb::handle leave, nb::iterable replace, nb::iterable grow, nb::iterable qo_lens,
-             nb::iterable join) {
+             nb::iterable join, nb::handle grow_each) {
   Deltas deltas;
   deltas.leave = Integers<RequestId>(leave, "leave").vector();
   for (nb::handle entry : replace) {
@@ -115,6 +145,7 @@ void advance(PyForest& self, nb::handle leave, nb::iterable replace, nb::iterabl
     deltas.grow.push_back({number<RequestId>(t[0], "grow.request"), number<std::int32_t>(t[1], "grow.num_tokens"),
                            Int32s(t[2], "grow.pages").vector()});
   }
+  if (!grow_each.is_none()) read_growth(grow_each, deltas.grow);
   for (nb::handle entry : qo_lens) {
     const nb::tuple t = read_tuple(entry, 2, "qo_lens", "(request, qo_len)");
     deltas.qo_lens.push_back(
@@ -219,11 +250,12 @@ ValueError
                   "``request_indptr[g + 1]`` and its pages likewise.")
       .def("advance", &advance, nb::arg("leave") = nb::make_tuple(), nb::arg("replace") = nb::make_tuple(),
            nb::arg("grow") = nb::make_tuple(), nb::arg("qo_lens") = nb::make_tuple(),
-           nb::arg("join") = nb::make_tuple(),
+           nb::arg("join") = nb::make_tuple(), nb::arg("grow_each") = nb::none(),
            nb::sig("def advance(self, leave: trunkline.typing.Ints = (), replace: typing.Iterable[tuple[int, int, "
                    "trunkline.typing.Ints]] = (), grow: typing.Iterable[tuple[int, int, trunkline.typing.Ints]] = (), "
                    "qo_lens: typing.Iterable[tuple[int, int]] = (), join: typing.Iterable[tuple[int, int, int, "
-                   "trunkline.typing.Ints]] = ()) -> None"),
+                   "trunkline.typing.Ints]] = (), grow_each: tuple[trunkline.typing.Ints, trunkline.typing.Ints, "
+                   "trunkline.typing.Ints, trunkline.typing.Ints] | None = None) -> None"),
            R"(Makes the next step's forest of this one, at a cost that follows the changes.
 
 Parameters
@@ -235,6 +267,8 @@ grow : (request, num_tokens, pages)
     Tokens appended, and exactly the pages they newly need.
 qo_lens : (request, qo_len)
 join : (request, seq_len, qo_len, pages)
+grow_each : (requests, num_tokens, page_indptr, pages), optional
+    More of `grow`, as arrays: request i got the pages ``pages[page_indptr[i] : page_indptr[i + 1]]``.
 
 Raises
 ------

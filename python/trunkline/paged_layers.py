@@ -80,8 +80,8 @@ class StepAttention:
 
     def plan(self, forest: tl.Forest) -> tl.Plan:
         """Plan the step; every :meth:`run` until the next plan is of this forest."""
-        longest = max(forest.seq_lens, default=0)
-        width = -(-int(longest) // self._page_size)
+        longest = int(forest.seq_lens.max(initial=0))
+        width = -(-longest // self._page_size)
         self.reserve(max(1, forest.num_requests), max(1, forest.num_query_tokens), max(1, width))
         assert self._attention is not None
         return self._attention.plan(forest)

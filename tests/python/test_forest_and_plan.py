@@ -61,6 +61,32 @@ def test_advance_is_the_forest_of_the_next_tables(batch):
     assert forest == built
 
 
+def test_advance_takes_growth_as_arrays(batch):
+    forest, same = batch.forest(), batch.forest()
+    growth = [(0, 12, [5]), (1, 1, [6]), (2, 30, [8, 9])]
+    forest.advance(grow=growth)
+    requests, num_tokens, indptr = np.arange(3), np.array([12, 1, 30], np.int32), np.array([0, 1, 2, 4], np.int32)
+    pages = np.array([5, 6, 8, 9], np.int32)
+    same.advance(grow_each=(requests, num_tokens, indptr, pages))
+    assert forest == same
+    for change, message in (
+        ({1: num_tokens[:2]}, r"grow_each\.num_tokens\.size: expected 3, got 2"),
+        ({2: indptr[1:]}, r"grow_each\.page_indptr\.size: expected 4, got 3"),
+        ({2: indptr + 1}, r"grow_each\.page_indptr: expected ascending numbers from 0 to 4, .* got 1 to 5"),
+        ({2: indptr[::-1].copy()}, r"grow_each\.page_indptr: expected ascending .* got some that descend"),
+        ({0: np.arange(3, dtype=np.int32)}, r"grow_each\.requests\.dtype: expected int64, got int32"),
+        ({}, r"deltas\.grow\[0\]\.pages: expected 0 pages, got 1"),  # a second time
+    ):
+        arrays = [requests, num_tokens, indptr, pages]
+        for index, array in change.items():
+            arrays[index] = array
+        with pytest.raises(ValueError, match=message):
+            same.advance(grow_each=tuple(arrays))
+    with pytest.raises(ValueError, match="grow_each: expected a tuple"):
+        same.advance(grow_each=(requests, num_tokens))
+    assert forest == same
+
+
 def test_forest_of_a_tree():
     tree = tl.PrefixTree(tl.PagePool(32, 16))
     first = tree.insert(np.arange(40, dtype=np.int32)).request

@@ -197,7 +197,7 @@ def test_the_forest_that_advances_is_the_one_of_the_tree(monkeypatch):
 
     def checked(self, batch):
         forest = step(self, batch)
-        assert forest == tl.Forest.from_tree(self._tree, [a.request for a in batch], [a.num_new for a in batch])
+        assert forest == tl.Forest.from_tree(self._tree, batch.rows["request"].copy(), batch.num_new)
         steps.append(forest.version)
         return forest
 
@@ -231,13 +231,12 @@ def test_padded_decode_steps(monkeypatch):
         graph = _ReplayByCalling(self, size)
         return graph, graph.logits
 
-    zeros = torch.zeros
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 0)
-    monkeypatch.setattr(torch, "zeros", lambda *shape, pin_memory=False, **options: zeros(*shape, **options))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(DecodeGraphs, "_capture", capture)
     model, prompts = make_model("llama"), prompts_with_shared_prefixes()
     engine = make_engine(model)
-    engine._graphs = DecodeGraphs(engine.model, engine._attention, 16)
+    engine._graphs = DecodeGraphs(engine.model, engine._attention, engine._sampled, 16)
     with torch.inference_mode():
         samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
     assert [s for (s,) in samples] == expected_tokens(model, prompts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 import trunkline as tl
 
 from ..paged_layers import KvPages, StepAttention
+from .transfer import to_device
 
 
 class AttentionBackend(Protocol):
@@ -81,14 +83,13 @@ class DenseSdpaAttention:
         self._spans = list(zip(rows, lengths, counts))
         self._decodes = all(count == 1 for count in counts)
         # Row and position of every new token, and what each row of a decode sees.
-        self._row_index = torch.tensor([row for row, _, n in self._spans for _ in range(n)], device=self._device)
-        positions = [p for _, length, n in self._spans for p in range(length - n, length)]
-        self._position_index = torch.tensor(positions, device=self._device)
+        self._row_index = to_device(np.repeat(rows, counts), self._device)
+        positions = np.concatenate([np.arange(length - n, length) for _, length, n in self._spans])
+        self._position_index = to_device(positions, self._device)
         self._num_rows, self._longest = max(rows) + 1, max(lengths)
-        seen = torch.ones(self._num_rows, dtype=torch.int64)  # a row of nobody sees one token, for a softmax needs one
-        seen[rows] = torch.tensor(lengths)
-        visible = torch.arange(self._longest) < seen[:, None]
-        self._visible = visible[:, None, None, :].to(self._device)
+        seen = np.ones((self._num_rows, 1, 1, 1), np.int64)  # a row of nobody sees one token, for a softmax needs one
+        seen[rows, 0, 0, 0] = lengths
+        self._visible = torch.arange(self._longest, device=self._device) < to_device(seen, self._device)
 
     def _join(self, request: int, num_cached: int) -> None:
         if num_cached == 0:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import numpy as np
 
 import trunkline as tl
 
-
-@dataclass
-class Advance:
-    """A request's part of a step: ``num_new`` new tokens, appended to the tree or, when None, inserted with it."""
-
-    request: int
-    num_new: int
-    appended: tl.Appended | None
+from .scheduler import Step
 
 
 class BatchForest:
@@ -25,45 +17,48 @@ class BatchForest:
     Parameters
     ----------
     tree : trunkline.PrefixTree
-    page_size : int
     """
 
-    def __init__(self, tree: tl.PrefixTree, page_size: int) -> None:
+    def __init__(self, tree: tl.PrefixTree) -> None:
         self._tree = tree
-        self._page_size = page_size
         self._forest: tl.Forest | None = None
-        self._num_new: dict[int, int] = {}  # of the last step, by request
-        self._replaced: list[tuple[int, int, Sequence[int]]] = []
+        # Of the last step.
+        self._requests = np.empty(0, np.int64)
+        self._num_new = np.empty(0, np.int32)
 
-    def commit(self, request: int, num_tokens: int) -> None:
-        """``tree.commit``, whose exchange of pages the next step takes over."""
-        committed = self._tree.commit(request, num_tokens)
-        if len(committed.pages):
-            self._replaced.append((request, committed.first_page, list(committed.pages)))
-
-    def step(self, batch: Sequence[Advance]) -> tl.Forest:
+    def step(self, step: Step) -> tl.Forest:
         """The forest of this step."""
-        known, self._num_new = self._num_new, {advance.request: advance.num_new for advance in batch}
-        if self._forest is None or not known:
-            self._forest = tl.Forest.from_tree(self._tree, list(self._num_new), list(self._num_new.values()))
-            self._replaced = []
+        old_requests, self._requests = self._requests, np.ascontiguousarray(step.rows["request"])
+        old_num_new, self._num_new = self._num_new, step.num_new
+        if self._forest is None:
+            self._forest = tl.Forest.from_tree(self._tree, self._requests, self._num_new)
             return self._forest
-        replace = [entry for entry in self._replaced if entry[0] in known and entry[0] in self._num_new]
-        grow, join, qo_lens = [], [], []
-        for advance in batch:
-            request, num_new, appended = advance.request, advance.num_new, advance.appended
-            if request not in known or appended is None:
-                join.append((request, self._tree.seq_len(request), num_new, self._tree.block_table(request)))
-                continue
-            seq_len = self._tree.seq_len(request)
-            if appended.copy is not None:
-                replace.append((request, (seq_len - num_new) // self._page_size, (appended.copy.dst,)))
-            # Most tokens need no new page, and a list is passed on faster than an array.
-            starts_page = (seq_len - 1) % self._page_size < num_new
-            grow.append((request, num_new, appended.new_pages.tolist() if starts_page else ()))
-            if known[request] != num_new:
-                qo_lens.append((request, num_new))
-        leave = [request for request in known if request not in self._num_new]
-        self._forest.advance(leave=leave, replace=replace, grow=grow, qo_lens=qo_lens, join=join)
-        self._replaced = []
+        if np.array_equal(old_requests, self._requests):
+            leave = ()
+        else:
+            stay = np.isin(old_requests, self._requests)
+            leave, old_requests, old_num_new = old_requests[~stay], old_requests[stay], old_num_new[stay]
+        num_old = len(old_requests)
+        changed = np.flatnonzero(old_num_new != self._num_new[:num_old]).tolist()
+        known = set(old_requests.tolist()) if step.replaced else set()
+        joined = step.rows[["request", "end"]][num_old:].tolist()
+        self._forest.advance(
+            leave=leave,
+            replace=[entry for entry in step.replaced if entry[0] in known],
+            grow_each=(old_requests, self._num_new[:num_old], *self._new_pages(step, num_old)),
+            qo_lens=[(self._requests[row].item(), self._num_new[row].item()) for row in changed],
+            join=[
+                (request, end, num_new, self._tree.block_table(request))
+                for (request, end), num_new in zip(joined, self._num_new[num_old:].tolist())
+            ],
+        )
         return self._forest
+
+    def _new_pages(self, step: Step, num_requests: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pages that the first requests' new tokens begin: where each request's end and begin, and all of them."""
+        page_size = self._tree.page_size
+        rows, (_, positions, slots) = step.rows[:num_requests], step.inputs
+        indptr = np.zeros(num_requests + 1, np.int32)
+        np.cumsum(-(-rows["end"] // page_size) - -(-rows["begin"] // page_size), out=indptr[1:])
+        pages = slots[positions % page_size == 0][: indptr[-1]] // page_size
+        return indptr, pages.astype(np.int32)

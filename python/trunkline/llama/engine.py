@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,11 +13,12 @@ import trunkline as tl
 
 from ..paged_layers import KvPages, StepAttention
 from .attention import AttentionBackend, DenseSdpaAttention, NoAttention, TrunklineAttention
-from .batch_forest import Advance, BatchForest
-from .graphs import DecodeGraphs
+from .batch_forest import BatchForest
+from .graphs import DecodeGraphs, forward
 from .model import Llama
-from .sampling import SamplingParams, sample
-from .scheduler import Generation, Scheduler, Sequence, Turn
+from .sampling import SamplingParams, sample_rows
+from .scheduler import Generation, Scheduler, Sequence, Step
+from .transfer import Arriving, to_device
 
 
 @dataclass
@@ -101,10 +101,13 @@ class Engine:
             config.num_layers, page_size, weights.num_kv_heads, config.head_dim, model.dtype, model.device, num_pages
         )
         self._attention = self._make_attention(attention, num_threads)
-        self._graphs = DecodeGraphs(model, self._attention, max_requests) if cuda_graphs else None
+        # The next step reads the sampled tokens here; the host sees them a step later.
+        self._sampled = torch.zeros(max_requests, dtype=torch.int64, device=model.device)
+        self._graphs = DecodeGraphs(model, self._attention, self._sampled, max_requests) if cuda_graphs else None
         self._generator = torch.Generator(model.device).manual_seed(seed)
-        self._forest = BatchForest(self._tree, page_size)
+        self._forest = BatchForest(self._tree)
         self._scheduler = Scheduler(self._tree, max_requests, max_prefill_tokens)
+        self._under_way: tuple[Step, Arriving] | None = None  # on the device; its tokens are still to be taken
 
     def _make_attention(self, name: str, num_threads: int | None) -> AttentionBackend:
         if name == "none":
@@ -133,7 +136,7 @@ class Engine:
 
     @property
     def num_unfinished(self) -> int:
-        """Sequences waiting or running; a prompt that waits counts once."""
+        """Sequences waiting or running, or with tokens on their way; a prompt that waits counts once."""
         return self._scheduler.num_unfinished
 
     def add(self, prompt: Iterable[int], params: SamplingParams | None = None) -> Generation:
@@ -167,68 +170,60 @@ class Engine:
         return [generation.samples for generation in generations]
 
     def step(self) -> None:
-        """Admit what fits, run the model once, sample."""
-        turns, copies = self._scheduler.next_step()
-        self.stats.preemptions = self._scheduler.num_preemptions
-        self._pages.copy(copies)
-        logits = self._forward(turns)
-        ready = [turn.sequence for turn in turns if turn.has_next]
-        next_tokens = self._sample(ready, logits) if ready else None
-        for turn in turns:  # while a GPU computes: what is written is read by later steps only
-            self._forest.commit(turn.sequence.request, turn.end)
-            turn.sequence.num_done = turn.end
-        if next_tokens is not None:
-            self._extend(ready, next_tokens.tolist())
+        """Admit what fits and run the model once. The tokens that this step samples are taken by the next one, which
+        has the device at work before it waits for them; what ends by its length alone is not run any further.
+        """
+        if not self.num_unfinished:
+            raise RuntimeError("step: expected a prompt, got none")
+        if self._scheduler.may_run_short():
+            self._take()
+        launched = self._launch() if self._scheduler.has_work else None
+        self._take()
+        self._under_way = launched
+        if not self._scheduler.has_work:
+            self._take()
+
+    def _launch(self) -> tuple[Step, Arriving]:
+        """Have the device compute the next step. Nothing here waits for it."""
+        step = self._scheduler.next_step()
+        self._pages.copy(step.copies)
+        self._attention.plan(self._forest.step(step))
+        logits = self._logits(step)
+        self._scheduler.launched(step)
         self.stats.steps += 1
+        self.stats.computed_tokens += step.inputs.shape[1]
+        self.stats.preemptions = self._scheduler.num_preemptions
+        return step, Arriving(self._sample(step, logits))
 
-    def _forward(self, turns: list[Turn]) -> torch.Tensor:
-        """Compute the new tokens. Returns the logits of the turns that have a next token."""
-        advances = [Advance(t.sequence.request, t.end - t.begin, t.appended) for t in turns]
-        self._attention.plan(self._forest.step(advances))
-        last_rows = itertools.accumulate((advance.num_new for advance in advances), initial=-1)
-        rows = [row for row, turn in zip(itertools.islice(last_rows, 1, None), turns) if turn.has_next]
-        inputs = torch.from_numpy(self._inputs(turns))
-        self.stats.computed_tokens += inputs.shape[1]
-        if self._graphs is not None and len(rows) == inputs.shape[1]:
+    def _take(self) -> None:
+        """Wait for the tokens of the step under way, if there is one."""
+        if self._under_way is not None:
+            step, tokens = self._under_way
+            self._under_way = None
+            self.stats.generated_tokens += self._scheduler.take(step, tokens.tolist())
+
+    def _logits(self, step: Step) -> torch.Tensor:
+        """Of the rows that have a next token to sample."""
+        is_sampled, num_tokens = step.is_sampled, step.inputs.shape[1]
+        every_token = np.count_nonzero(is_sampled) == num_tokens
+        if self._graphs is not None and every_token:
             self.stats.graph_replays += 1
-            return self._graphs.run(inputs)
-        tokens, positions, slots = inputs.to(self.model.device)
-        self._attention.set_slots(slots)
-        hidden = self.model.hidden_states(tokens, positions, self._attention)
-        return self.model.logits(hidden if len(rows) == len(hidden) else hidden[rows])
+            return self._graphs.run(step.inputs)
+        device = self.model.device
+        hidden = forward(self.model, self._attention, to_device(step.inputs, device), self._sampled)
+        if not every_token:
+            last_tokens = step.num_new.cumsum(dtype=np.int64) - 1
+            hidden = hidden[to_device(last_tokens[is_sampled], device)]
+        return self.model.logits(hidden)
 
-    def _inputs(self, turns: list[Turn]) -> np.ndarray:
-        """Token, position and slot of each new token, int64 ``[3, tokens]``."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[np.ndarray] = []
-        for turn in turns:
-            tokens.extend(turn.sequence.tokens[turn.begin : turn.end])
-            positions.extend(range(turn.begin, turn.end))
-            slots.append(self._tree.slots(turn.sequence.request, turn.begin, turn.end))
-        inputs = np.empty((3, len(tokens)), np.int64)
-        inputs[0], inputs[1] = tokens, positions
-        np.concatenate(slots, out=inputs[2])
-        return inputs
-
-    def _sample(self, ready: list[Sequence], logits: torch.Tensor) -> torch.Tensor:
-        """The next token of each sample that the sequences stand for, in order."""
-        of_row = [row for row, sequence in enumerate(ready) for _ in range(sequence.num_samples)]
-        if len(of_row) > len(ready):
-            logits = logits[of_row]
-        next_tokens = sample(logits, [ready[row].generation.params for row in of_row], self._generator)
+    def _sample(self, step: Step, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each of the step's samples."""
+        if len(step.drawn_from) > len(logits):
+            row_of_logits = step.is_sampled.cumsum(dtype=np.int64) - 1
+            logits = logits[to_device(row_of_logits[step.drawn_from], logits.device)]
+        temperatures, top_ps = (step.rows[name][step.drawn_from] for name in ("temperature", "top_p"))
+        tokens = sample_rows(logits, temperatures, top_ps, self._generator)
         if self.model.group is not None:  # sums of ranks may differ in the last bits
-            dist.broadcast(next_tokens, group=self.model.group, group_src=0)
-        return next_tokens
-
-    def _extend(self, ready: list[Sequence], next_tokens: list[int]) -> None:
-        """Append what was sampled; a prompt with n samples parts into n sequences with its first."""
-        tokens = iter(next_tokens)
-        for sequence in ready:
-            forks = [self._scheduler.fork(sequence) for _ in range(sequence.num_samples - 1)]
-            sequence.num_samples = 1
-            for sample_under_way in (sequence, *forks):
-                sample_under_way.tokens.append(next(tokens))
-                if sample_under_way.finished:
-                    self._scheduler.finish(sample_under_way)
-        self.stats.generated_tokens += len(next_tokens)
+            dist.broadcast(tokens, group=self.model.group, group_src=0)
+        self._sampled[: len(tokens)] = tokens
+        return tokens

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from .transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,28 @@ class SamplingParams:
                 raise ValueError(f"{name}: expected {bound}, got {getattr(self, name)}")
 
 
-def sample(logits: torch.Tensor, params: list[SamplingParams], generator: torch.Generator | None) -> torch.Tensor:
+def sample(logits: torch.Tensor, params: Sequence[SamplingParams], generator: torch.Generator | None) -> torch.Tensor:
     """One token per row of ``logits`` (f32 ``[rows, vocab_size]``), by that row's parameters; int64 ``[rows]``."""
-    if all(p.temperature == 0 for p in params):
+    temperatures, top_ps = (
+        np.array([getattr(p, name) for p in params], np.float32) for name in ("temperature", "top_p")
+    )
+    return sample_rows(logits, temperatures, top_ps, generator)
+
+
+def sample_rows(
+    logits: torch.Tensor, temperatures: np.ndarray, top_ps: np.ndarray, generator: torch.Generator | None
+) -> torch.Tensor:
+    """The same with the parameters as float32 ``[rows]``. The host does not wait for the device."""
+    if not temperatures.any():
         return logits.argmax(dim=-1)
-    temperature = torch.tensor([p.temperature for p in params], device=logits.device).unsqueeze(1)
+    temperature = to_device(temperatures[:, None], logits.device)
     probabilities = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
-    if any(p.top_p < 1 for p in params):
-        top_p = torch.tensor([p.top_p for p in params], device=logits.device).unsqueeze(1)
+    if (top_ps < 1).any():
         ordered, order = probabilities.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered  # the most likely token is always kept
-        kept = torch.where(before < top_p, ordered, 0.0)
+        kept = torch.where(before < to_device(top_ps[:, None], logits.device), ordered, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter_(1, order, kept)
-    sampled = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    # The first of exponential clocks with these rates to ring; torch.multinomial would have the host look at its input.
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    sampled = probabilities.div_(clocks).argmax(dim=-1)
     return torch.where(temperature.squeeze(1) == 0, logits.argmax(dim=-1), sampled)

@@ -1,9 +1,11 @@
-"""Which tokens a step computes: continuous batching over a prefix tree."""
+"""Which tokens a step computes: continuous batching over a prefix tree, a step ahead of the tokens that it samples."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -27,44 +29,82 @@ class Generation:
 
 @dataclass(eq=False)
 class Sequence:
-    """One sample under way. ``tokens[: num_done]`` have their KV in pages."""
+    """One sample under way."""
 
     generation: Generation
-    tokens: list[int]
+    tokens: list[int]  # known on the host; of a sequence that decodes, the last ones may still be on the device
     num_samples: int  # that it stands for: n until its first new token, then 1
-    request: int = -1  # the tree's name; -1 while waiting
-    num_done: int = 0
-    array: np.ndarray = field(init=False)  # tokens when it came to wait
+    request: int = -1  # the tree's name; -1 while waiting and when finished
+    known: np.ndarray = field(init=False)  # tokens when it came to wait
 
     def __post_init__(self) -> None:
-        self.array = np.asarray(self.tokens, np.int32)
+        self.known = np.asarray(self.tokens, np.int32)
 
-    @property
-    def generated(self) -> list[int]:
-        return self.tokens[len(self.generation.prompt) :]
+    def row(self, begin: int, end: int) -> tuple[Any, ...]:
+        """Its numbers as a ROW, when it joins."""
+        params = self.generation.params
+        max_tokens = len(self.generation.prompt) + params.max_new_tokens
+        return (
+            self.request,
+            begin,
+            end,
+            len(self.known),
+            max_tokens,
+            self.num_samples,
+            -1,
+            params.temperature,
+            params.top_p,
+            bool(params.stop_tokens),
+        )
 
-    @property
-    def finished(self) -> bool:
-        params, num_generated = self.generation.params, len(self.tokens) - len(self.generation.prompt)
-        return num_generated >= params.max_new_tokens or (num_generated > 0 and self.tokens[-1] in params.stop_tokens)
+
+# A sequence's numbers. Its tokens [begin, end) are computed in the current step; end of them have slots in the tree.
+ROW = np.dtype(
+    [
+        ("request", np.int64),
+        ("begin", np.int32),
+        ("end", np.int32),
+        ("num_known", np.int32),  # tokens that were known when it joined; those from there on are sampled
+        ("max_tokens", np.int32),
+        ("num_samples", np.int32),
+        ("source", np.int32),  # which of the last step's samples is its token begin, when that is a sampled one
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+        ("may_stop", np.bool_),  # before max_tokens
+    ],
+    align=True,
+)
 
 
 @dataclass
-class Turn:
-    """A sequence's part of a step: its tokens ``[begin, end)`` are computed."""
+class Step:
+    """What the model computes at once, a row a sequence, the oldest first."""
 
-    sequence: Sequence
-    begin: int
-    end: int
-    appended: tl.Appended | None  # None: they were inserted
+    sequences: list[Sequence]
+    rows: np.ndarray  # ROW [sequences]
+    inputs: np.ndarray  # int64 [3, tokens]: token, or ~source when it is below 0; position; slot
+    copies: list[tl.PageCopy]  # to carry out before
+    replaced: list[tuple[int, int, Iterable[int]]]  # request, first page, pages: what became of tables since the last
+    samples: list[Sequence] = field(default_factory=list)  # whose next tokens it samples
+    drawn_from: np.ndarray = field(init=False)  # int64 [samples], the row of each
 
     @property
-    def has_next(self) -> bool:
-        return self.end == len(self.sequence.tokens)
+    def num_new(self) -> np.ndarray:
+        """Tokens per row."""
+        return self.rows["end"] - self.rows["begin"]
+
+    @property
+    def is_sampled(self) -> np.ndarray:
+        """Which rows have a next token that is unknown."""
+        return self.rows["end"] >= self.rows["num_known"]
 
 
 class Scheduler:
     """Sequences waiting and running, and their pages.
+
+    A step is made before the tokens of the step before are known: a sequence that decodes takes a slot for a token that
+    the tree learns later, and one that stops at a token is found out a step too late. What its last step then computes
+    is dropped.
 
     A prompt waits while another one that is being prefilled shares more with it than the cache does, so shared prefixes
     are computed once, at any depth. When pages run out, the youngest sequence waits again; its tokens stay cached.
@@ -80,107 +120,217 @@ class Scheduler:
 
     def __init__(self, tree: tl.PrefixTree, max_requests: int, max_prefill_tokens: int) -> None:
         self.num_preemptions = 0
+        self.num_unfinished = 0  # sequences; a prompt that waits counts once
         self._tree = tree
         self._max_requests = max_requests
         self._max_prefill_tokens = max_prefill_tokens
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # the oldest first
+        self._rows = np.empty(0, ROW)  # of the running ones
+        self._replaced: list[tuple[int, int, Iterable[int]]] = []  # by commits since the last step
+        self._last_taken = np.empty(0, np.int32)  # tokens
+        self._stopped: list[int] = []  # requests that these ended, of which the step under way does not know
 
     @property
-    def num_unfinished(self) -> int:
-        """Sequences waiting or running; a prompt that waits counts once."""
-        return len(self._waiting) + len(self._running)
+    def has_work(self) -> bool:
+        """Whether there is anything to make a step of."""
+        return bool(self._running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self._waiting.append(sequence)
+        self.num_unfinished += 1
 
-    def next_step(self) -> tuple[list[Turn], list[tl.PageCopy]]:
-        """The step's turns, and the page copies to carry out before. The turns' tokens have slots in the tree; commit
-        them when their KV is written."""
-        turns: list[Turn] = []
-        copies: list[tl.PageCopy] = []
-        budget = self._max_prefill_tokens
-        for sequence in list(self._running):
-            if sequence.request < 0:  # preempted by an older one
-                continue
-            begin = sequence.num_done
-            end = min(len(sequence.tokens), begin + max(1, budget))
-            appended = self._append(sequence, sequence.tokens[begin:end])
-            if appended is None:
-                continue
-            if appended.copy is not None:
-                copies.append(appended.copy)
-            turns.append(Turn(sequence, begin, end, appended))
-            if len(sequence.tokens) - begin > 1:
-                budget -= end - begin
-        self._admit(turns, copies, budget)
-        if not turns:
-            raise RuntimeError("step: expected a prompt, got none")
-        return turns, copies
+    def may_run_short(self) -> bool:
+        """Whether the next step could want more pages than there are, to the best of what is known. Then all sampled
+        tokens must be taken before it: sequences that are preempted must be known whole, and those that end give."""
+        if not self._running:
+            return True  # whoever comes next finds what others leave
+        num_prefilling = np.count_nonzero(self._rows["end"] < self._rows["num_known"])
+        pages = len(self._running) + num_prefilling  # where tokens begin and end within pages
+        if num_prefilling:
+            pages += self._max_prefill_tokens // self._tree.page_size
+        return bool(pages > self._tree.num_available_pages)
 
-    def _admit(self, turns: list[Turn], copies: list[tl.PageCopy], budget: int) -> None:
-        """Let waiting sequences in, in order, while there are pages, requests and prefill tokens left."""
-        under_way = [turn.sequence.array for turn in turns if turn.end - turn.begin > 1]
-        taken = sum(sequence.num_samples for sequence in self._running)
-        delayed: list[Sequence] = []
-        while self._waiting and budget > 0 and taken + self._waiting[0].num_samples <= self._max_requests:
-            sequence = self._waiting[0]
-            tokens = sequence.array
-            num_cached = self._tree.match_length(tokens[:-1])
-            if any(_common_prefix(tokens[:-1], other) > num_cached for other in under_way):
-                delayed.append(self._waiting.popleft())
-                continue
-            end = min(len(tokens), num_cached + budget)
+    def next_step(self) -> Step:
+        """The next step; hand it back to :meth:`launched` when the device has it."""
+        step = Step([], self._rows, np.empty((3, 0), np.int64), [], self._replaced)
+        self._replaced = []
+        tokens: list[np.ndarray] = []
+        slots: list[np.ndarray] = []
+        budget = self._grow(step, tokens, slots)
+        self._admit(step, tokens, slots, budget)
+        step.sequences, step.rows = self._running.copy(), self._rows.copy()
+        ends = step.num_new.cumsum()
+        step.inputs = np.empty((3, ends[-1]), np.int64)
+        np.concatenate(tokens, out=step.inputs[0])
+        step.inputs[1] = np.arange(ends[-1]) + np.repeat(step.rows["end"] - ends, step.num_new)
+        np.concatenate(slots, out=step.inputs[2])
+        return step
+
+    def _grow(self, step: Step, tokens: list[np.ndarray], slots: list[np.ndarray]) -> int:
+        """A token more for every running sequence, or a piece of its prompt. Returns how many prompt tokens are left to
+        compute."""
+        rows, budget = self._rows, self._max_prefill_tokens
+        rows["begin"] = rows["end"]
+        rows["end"] += 1
+        prefilling = np.flatnonzero(rows["begin"] < rows["num_known"]).tolist()
+        for index in prefilling:
+            begin, num_left = rows["begin"][index], rows["num_known"][index] - rows["begin"][index]
+            size = min(num_left, max(1, budget))
+            rows["end"][index] = begin + size
+            budget -= size if num_left > 1 else 0
+        num_new = rows["end"] - rows["begin"]
+        ends = num_new.cumsum()
+        inputs = np.repeat(~rows["source"], num_new)
+        for index in prefilling:
+            begin, end = rows["begin"][index], rows["end"][index]
+            inputs[ends[index] - num_new[index] : ends[index]] = self._running[index].known[begin:end]
+        named = np.maximum(inputs, 0)  # 0 stands for a token that is not known yet
+        done = 0
+        while done < len(self._running):
+            part = slice(done, len(self._running))
+            of_part = slice(ends[done] - num_new[done], ends[len(self._running) - 1])
+            requests = np.ascontiguousarray(rows["request"][part])
             try:
-                # The last token is computed even when it is cached, for its logits.
-                inserted = self._tree.insert(tokens[:end], max_cached_tokens=min(end, len(tokens) - 1))
-            except MemoryError:
-                if not turns:
-                    raise
-                break
-            self._running.append(self._waiting.popleft())
-            sequence.request = inserted.request
-            if inserted.copy is not None:
-                copies.append(inserted.copy)
-            turns.append(Turn(sequence, inserted.num_cached_tokens, end, None))
-            under_way.append(tokens)
-            taken += sequence.num_samples
-            budget -= end - inserted.num_cached_tokens
-        self._waiting.extendleft(reversed(delayed))
-
-    def _append(self, sequence: Sequence, tokens: list[int]) -> tl.Appended | None:
-        """Append to a running sequence; while pages lack, the youngest one goes back to the queue (None: this one)."""
-        while True:
-            try:
-                return self._tree.append(sequence.request, tokens)
+                made = self._tree.append_each(requests, num_new[part], named[of_part])
             except MemoryError:
                 if len(self._running) == 1:
                     raise
-                youngest = self._running.pop()
-                self._preempt(youngest)
-                if youngest is sequence:
-                    return None
+                self._preempt_youngest()
+                continue
+            for index, copy in made.copies:
+                begin = rows["begin"][done + index].item()
+                step.copies.append(copy)
+                step.replaced.append((int(requests[index]), begin // self._tree.page_size, (copy.dst,)))
+            slots.append(made.slots)
+            done += made.num_requests
+        tokens.append(inputs[: ends[done - 1] if done else 0])
+        return budget
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt_youngest(self) -> None:
+        sequence = self._running.pop()
+        self._rows = self._rows[:-1]
         self._tree.remove(sequence.request)
-        sequence.request, sequence.num_done = -1, 0
-        sequence.array = np.asarray(sequence.tokens, np.int32)
+        sequence.request = -1
+        sequence.known = np.asarray(sequence.tokens, np.int32)
         self._waiting.appendleft(sequence)
         self.num_preemptions += 1
 
-    def fork(self, sequence: Sequence) -> Sequence:
-        """Another sequence with the same tokens, all committed, in the same pages."""
-        request = self._tree.fork(sequence.request)
-        fork = Sequence(sequence.generation, list(sequence.tokens), 1, request, sequence.num_done)
+    def _admit(self, step: Step, tokens: list[np.ndarray], slots: list[np.ndarray], budget: int) -> None:
+        """Let waiting sequences in, in order, while there are pages, requests and prefill tokens left."""
+        if not self._waiting:
+            return
+        num_new = self._rows["end"] - self._rows["begin"]
+        under_way = [self._running[row].known for row in np.flatnonzero(num_new > 1)]
+        taken = int(self._rows["num_samples"].sum())
+        delayed: list[Sequence] = []
+        rows: list[tuple[Any, ...]] = []
+        while self._waiting and budget > 0 and taken + self._waiting[0].num_samples <= self._max_requests:
+            sequence = self._waiting[0]
+            known = sequence.known
+            num_cached = self._tree.match_length(known[:-1])
+            if any(_common_prefix(known[:-1], other) > num_cached for other in under_way):
+                delayed.append(self._waiting.popleft())
+                continue
+            end = min(len(known), num_cached + budget)
+            try:
+                # The last token is computed even when it is cached, for its logits.
+                inserted = self._tree.insert(known[:end], max_cached_tokens=min(end, len(known) - 1))
+            except MemoryError:
+                if not self._running:
+                    raise
+                break
+            self._running.append(self._waiting.popleft())
+            sequence.request, begin = inserted.request, inserted.num_cached_tokens
+            if inserted.copy is not None:
+                step.copies.append(inserted.copy)
+            rows.append(sequence.row(begin, end))
+            tokens.append(known[begin:end])
+            slots.append(self._tree.slots(inserted.request, begin, end))
+            under_way.append(known)
+            taken += sequence.num_samples
+            budget -= end - begin
+        self._waiting.extendleft(reversed(delayed))
+        if rows:
+            self._rows = np.concatenate([self._rows, np.array(rows, ROW)])
+
+    def launched(self, step: Step) -> None:
+        """The device has the step: what it computes of prompts is anybody's from now on, a prompt with n samples parts
+        into n sequences, and whoever samples its last token runs no more."""
+        rows = self._rows
+        for index in np.flatnonzero(rows["begin"] < rows["num_known"]).tolist():
+            request = rows["request"][index].item()
+            committed = self._tree.commit(request, rows["end"][index].item())
+            if len(committed.pages):
+                self._replaced.append((request, committed.first_page, committed.pages))
+        sampled = np.flatnonzero(step.is_sampled)
+        num_samples = rows["num_samples"][sampled]
+        rows["source"][sampled] = num_samples.cumsum() - num_samples
+        rows["num_samples"][sampled] = 1
+        step.drawn_from = np.repeat(sampled, num_samples)
+        step.samples = [step.sequences[index] for index in step.drawn_from.tolist()]
+        for index in sampled[num_samples > 1].tolist():
+            first = rows["source"][index].item()
+            for sample in range(first + 1, first + step.sequences[index].num_samples):
+                step.samples[sample] = self._fork(index, sample)
+            step.sequences[index].num_samples = 1
+        self._keep((self._rows["end"] < self._rows["num_known"]) | (self._rows["end"] + 1 < self._rows["max_tokens"]))
+
+    def _fork(self, index: int, source: int) -> Sequence:
+        """Another sequence with the same tokens, all committed, in the same pages, but with a next one of its own."""
+        sequence = self._running[index]
+        fork = Sequence(sequence.generation, sequence.tokens.copy(), 1, self._tree.fork(sequence.request))
+        row = self._rows[index : index + 1].copy()
+        row["request"], row["source"] = fork.request, source
         self._running.append(fork)
+        self._rows = np.concatenate([self._rows, row])
+        self.num_unfinished += 1
         return fork
 
-    def finish(self, sequence: Sequence) -> None:
-        """Record a running sequence's tokens and let its pages go; they stay cached."""
-        sequence.generation.samples.append(sequence.generated)
+    def _keep(self, stays: np.ndarray) -> None:
+        """Only these go on running."""
+        if not stays.all():
+            self._rows = self._rows[stays]
+            self._running = [sequence for sequence, stay in zip(self._running, stays.tolist()) if stay]
+
+    def take(self, step: Step, tokens: list[int]) -> int:
+        """The tokens of a step's samples. Returns how many of them count: those of sequences that stopped before do
+        not."""
+        rows = step.rows
+        decoded, num_surplus = rows["begin"] >= rows["num_known"], 0
+        if self._stopped:
+            surplus = np.isin(rows["request"], self._stopped)
+            decoded &= ~surplus
+            num_surplus = np.count_nonzero(surplus)
+            self._stopped = []
+        if decoded.any():
+            self._replaced += self._tree.commit_each(
+                rows["request"][decoded], rows["end"][decoded], self._last_taken[rows["source"][decoded]]
+            )
+        self._last_taken = np.array(tokens, np.int32)
+        for sequence, token in zip(step.samples, tokens):
+            sequence.tokens.append(token)
+        ends = (rows["end"] + 1 >= rows["max_tokens"])[step.drawn_from]
+        for index in np.flatnonzero(rows["may_stop"][step.drawn_from]).tolist():
+            ends[index] |= tokens[index] in step.samples[index].generation.params.stop_tokens
+        for index in np.flatnonzero(ends).tolist():
+            self._finish(step.samples[index])
+        if self._stopped:
+            self._keep(np.array([sequence.request >= 0 for sequence in self._running], bool))
+        return len(tokens) - num_surplus
+
+    def _finish(self, sequence: Sequence) -> None:
+        """Record a sequence's tokens and let its pages go; they stay cached."""
+        generation = sequence.generation
+        if sequence.request < 0:  # it stopped a step before
+            return
+        generation.samples.append(sequence.tokens[len(generation.prompt) :])
+        if len(generation.samples[-1]) < generation.params.max_new_tokens:
+            self._stopped.append(sequence.request)
         self._tree.remove(sequence.request)
-        self._running.remove(sequence)
+        sequence.request = -1
+        self.num_unfinished -= 1
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
