@@ -105,16 +105,14 @@ struct Plan {
 
  private:
   friend class Planner;
-  /// What planning needs in between, kept so that the next plan_into allocates nothing. A copy of a plan starts
-  /// without.
+  /// What planning needs in between, kept so that the next plan_into allocates nothing and finds it in the cache. It
+  /// stays with its object: copying, moving and swapping plans leave it where it is.
   class ScratchOwner {
    public:
     ScratchOwner() noexcept;
     ~ScratchOwner();
     ScratchOwner(const ScratchOwner&) noexcept;
-    ScratchOwner(ScratchOwner&&) noexcept;
     ScratchOwner& operator=(const ScratchOwner&) noexcept;
-    ScratchOwner& operator=(ScratchOwner&&) noexcept;
     plan::Scratch& get();  // made on first use
 
    private:

@@ -26,7 +26,8 @@ bool alike(const Tile& a, const Tile& b) {
 }  // namespace
 
 void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost, const SplitOptions& options,
-                   std::int32_t split_granule, std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan) {
+                   std::int32_t split_granule, const TileTotals& totals, std::vector<Group>& groups,
+                   std::span<Tile> tiles, Plan& plan) {
   plan.items.clear();
   plan.segments.clear();
   plan.merges.clear();
@@ -35,68 +36,38 @@ void Emitter::emit(const Forest& forest, const Rows& rows, const CostModel& cost
   plan.schedule.clear();
   plan.model = {};
 
-  share_out(cost, options, split_granule, groups, tiles);
+  share_out(cost, options, split_granule, totals, groups, tiles);
   place_partials(groups, tiles, plan);
-  plan.items.reserve(partials_.size());
-  plan.segments.reserve(partials_.size());
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {
     emit_phase(cost, split_granule, groups, tiles, phase, plan);
   }
   emit_merges(groups, tiles, rows.count(), plan);
-  model(cost, tiles, plan);
-
-  const auto nodes = forest.nodes();
-  plan.choices.resize(nodes.size());
-  for (std::size_t v = 0; v < nodes.size(); ++v) {
-    plan.choices[v] = {.node = static_cast<std::int32_t>(v),
-                       .rows = rows.of(nodes[v].request_begin, nodes[v].request_end)};
-  }
-  for (const Group& group : groups) {
-    Plan::NodeChoice& choice = plan.choices[group.node];
-    choice.kept = group.kept;
-    if (group.kept) choice.tokens = group.token_end - group.token_begin;
-    choice.row_tiles += group.tile_count;
-    choice.splits = std::max(choice.splits, group.num_pieces);
-    for (std::int32_t t = group.tile_begin; t < group.tile_begin + group.tile_count; ++t) {
-      if (tiles[t].num_pieces == 0) continue;
-      choice.seconds += cost.num_heads() * tiles[t].num_pieces * tiles[t].unit_seconds(tiles[t].num_pieces);
-    }
-  }
+  model(forest, rows, cost, totals, groups, tiles, plan);
 }
 
 void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule,
-                        std::span<const Group> groups, std::span<Tile> tiles) {
+                        const TileTotals& totals, std::span<const Group> groups, std::span<Tile> tiles) {
+  num_phases_ = totals.phase_seconds.size();
+  phase_tokens_.assign(num_phases_, 0);
+  if (shares_.size() < num_phases_ * num_lanes) shares_.resize(num_phases_ * num_lanes);
   for (Share& share : shares_) share.members.clear();
-  num_phases_ = 0;
-  phase_tokens_.clear();
-  bool merged = false;
   for (std::size_t t = 0; t < tiles.size(); ++t) {
     const Tile& tile = tiles[t];
     if (tile.num_pieces == 0) continue;
-    merged |= tile.merged;
     const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
-    if (phase >= num_phases_) {
-      num_phases_ = phase + 1;
-      phase_tokens_.resize(num_phases_, 0);
-      if (shares_.size() < num_phases_ * num_lanes) shares_.resize(num_phases_ * num_lanes);
-    }
     phase_tokens_[phase] += tile.num_tokens();
     const int list = cost.lanes_overlap() ? tile.lane : 0;
     shares_[phase * num_lanes + list].members.push_back(static_cast<std::int32_t>(t));
   }
-  auto mean_seconds = [&](const Share& share) {
-    double seconds = 0;
-    for (const std::int32_t t : share.members) seconds += tiles[t].uncut_seconds;
-    return seconds * cost.num_heads() / cost.num_workers();
-  };
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {
     // The longer lane first; the shorter one then knows what it may hide under.
+    const auto& [wide, narrow] = totals.phase_seconds[phase];
     Share* longer = &shares_[phase * num_lanes];
     Share* shorter = longer + 1;
-    double other_seconds = mean_seconds(*shorter);
-    if (const double seconds = mean_seconds(*longer); seconds < other_seconds) {
-      std::swap(longer, shorter);
-      other_seconds = seconds;
+    double other_seconds = 0;
+    if (cost.lanes_overlap()) {
+      if (wide < narrow) std::swap(longer, shorter);
+      other_seconds = std::min(wide, narrow) * cost.num_heads() / cost.num_workers();
     }
     for (Share* share : {longer, shorter}) {
       share->busiest = 0;
@@ -105,7 +76,7 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
         share->sorted.clear();
         continue;
       }
-      balance_.make(cost, {options, split_granule, merged, other_seconds}, tiles, *share);
+      balance_.make(cost, {options, split_granule, totals.merged_rows > 0, other_seconds}, tiles, *share);
       other_seconds = share->busiest;
     }
   }
@@ -196,22 +167,29 @@ void Emitter::emit_lane(const CostModel& cost, std::int32_t split_granule, std::
 // Row tiles of one node lie side by side piece by piece, so that workers read the same tokens at the same time.
 void Emitter::emit_band(std::span<const Group> groups, std::span<const Tile> tiles, std::span<const std::int32_t> list,
                         std::int32_t split_granule, Plan& plan) {
+  std::size_t next = plan.items.size(), num_pieces = 0;
+  for (const std::int32_t t : list) num_pieces += static_cast<std::size_t>(tiles[t].num_pieces);
+  plan.items.resize(next + num_pieces);
+  plan.segments.resize(next + num_pieces);
+  WorkItem* items = plan.items.data();
+  Segment* segments = plan.segments.data();
   for (std::size_t i = 0; i < list.size();) {
     const Tile& first = tiles[list[i]];
+    const std::int32_t table_row = groups[first.group].table_row;
     std::size_t end = i + 1;
     while (end < list.size() && alike(first, tiles[list[end]])) ++end;
     std::int32_t token_begin = first.token_begin;
     for (std::int32_t piece = 0; piece < first.num_pieces; ++piece) {
       const std::int32_t token_end = piece_end(first, piece, split_granule);
-      for (std::size_t j = i; j < end; ++j) {
+      for (std::size_t j = i; j < end; ++j, ++next) {
         const Tile& tile = tiles[list[j]];
-        plan.items.push_back({.row_begin = tile.row_begin,
-                              .num_rows = tile.num_rows,
-                              .segment_begin = static_cast<std::int32_t>(plan.segments.size()),
-                              .num_segments = 1,
-                              .partial_begin = partials_[tile.first_piece + piece],
-                              .masked = tile.first_end < token_end});
-        plan.segments.push_back({groups[first.group].table_row, token_begin, token_end});
+        items[next] = {.row_begin = tile.row_begin,
+                       .num_rows = tile.num_rows,
+                       .segment_begin = static_cast<std::int32_t>(next),
+                       .num_segments = 1,
+                       .partial_begin = partials_[tile.first_piece + piece],
+                       .masked = tile.first_end < token_end};
+        segments[next] = {table_row, token_begin, token_end};
       }
       token_begin = token_end;
     }
@@ -223,6 +201,7 @@ void Emitter::emit_band(std::span<const Group> groups, std::span<const Tile> til
 void Emitter::emit_merges(std::span<const Group> groups, std::span<const Tile> tiles, std::int32_t num_rows,
                           Plan& plan) {
   open_.clear();
+  sources_.resize(std::max<std::size_t>(1, layer_next_.size()));
   std::size_t next = 0;
   for (std::int32_t row = 0; row < num_rows;) {
     while (!open_.empty() && groups[open_.back()].row_end <= row) open_.pop_back();
@@ -234,26 +213,24 @@ void Emitter::emit_merges(std::span<const Group> groups, std::span<const Tile> t
 
     std::int32_t end = next < groups.size() ? groups[next].row_begin : num_rows;
     bool direct = false;
-    sources_.clear();
+    std::int32_t num_sources = 0;
     for (const std::int32_t g : open_) {
       const Group& group = groups[g];
       const std::int32_t skipped = group.tile_count == 1 ? 0 : (row - group.row_begin) / group.tile_height;
       const Tile& tile = tiles[group.tile_begin + skipped];
       end = std::min(end, tile.row_begin + tile.num_rows);
       direct |= tile.direct();
-      for (std::int32_t p = 0; p < tile.num_pieces; ++p) {
-        sources_.push_back(partials_[tile.first_piece + p] + row - tile.row_begin);
-      }
+      const std::int32_t* partials = partials_.data() + tile.first_piece;
+      for (std::int32_t p = 0; p < tile.num_pieces; ++p) sources_[num_sources++] = partials[p] + row - tile.row_begin;
     }
-    if (!direct) append_merges(row, end, plan);
+    if (!direct) append_merges(row, end, num_sources, plan);
     row = end;
   }
 }
 
 // Adds the rows [row_begin, row_end), whose first has `sources_`, to the last merge as long as they continue it, then
 // to new ones.
-void Emitter::append_merges(std::int32_t row_begin, std::int32_t row_end, Plan& plan) {
-  const auto num_sources = static_cast<std::int32_t>(sources_.size());
+void Emitter::append_merges(std::int32_t row_begin, std::int32_t row_end, std::int32_t num_sources, Plan& plan) {
   std::int32_t row = row_begin;
   if (!plan.merges.empty()) {
     Merge& last = plan.merges.back();
@@ -273,23 +250,39 @@ void Emitter::append_merges(std::int32_t row_begin, std::int32_t row_end, Plan& 
                            .num_rows = count,
                            .source_begin = static_cast<std::int32_t>(plan.merge_sources.size()),
                            .num_sources = num_sources});
-    for (const std::int32_t source : sources_) plan.merge_sources.push_back(source + row - row_begin);
+    for (std::int32_t s = 0; s < num_sources; ++s) plan.merge_sources.push_back(sources_[s] + row - row_begin);
     row += count;
   }
 }
 
-void Emitter::model(const CostModel& cost, std::span<const Tile> tiles, Plan& plan) {
-  Plan::Model& m = plan.model;
-  double kv_tokens = 0, row_tokens = 0, lane_seconds[num_lanes] = {0, 0};
-  for (const Tile& tile : tiles) {
-    if (tile.num_pieces == 0) continue;
-    kv_tokens += tile.num_tokens();
-    row_tokens += static_cast<double>(tile.num_tokens()) * tile.num_rows;
-    lane_seconds[tile.lane] += tile.num_pieces * tile.unit_seconds(tile.num_pieces);
+void Emitter::model(const Forest& forest, const Rows& rows, const CostModel& cost, const TileTotals& totals,
+                    std::span<const Group> groups, std::span<const Tile> tiles, Plan& plan) {
+  const auto nodes = forest.nodes();
+  plan.choices.resize(nodes.size());
+  for (std::size_t v = 0; v < nodes.size(); ++v) {
+    plan.choices[v] = {.node = static_cast<std::int32_t>(v),
+                       .rows = rows.of(nodes[v].request_begin, nodes[v].request_end)};
   }
-  m.kv_bytes = static_cast<std::int64_t>(kv_tokens * cost.kv_bytes() * cost.num_heads());
+  double row_tokens = 0, lane_seconds[num_lanes] = {0, 0};
+  for (const Group& group : groups) {
+    Plan::NodeChoice& choice = plan.choices[group.node];
+    choice.kept = group.kept;
+    if (group.kept) choice.tokens = group.token_end - group.token_begin;
+    choice.row_tiles += group.tile_count;
+    choice.splits = std::max(choice.splits, group.num_pieces);
+    for (const Tile& tile : tiles.subspan(group.tile_begin, group.tile_count)) {
+      if (tile.num_pieces == 0) continue;
+      const double unit_seconds = tile.unit_seconds(tile.num_pieces);
+      choice.seconds += cost.num_heads() * tile.num_pieces * unit_seconds;
+      lane_seconds[tile.lane] += tile.num_pieces * unit_seconds;
+      row_tokens += static_cast<double>(tile.num_tokens()) * tile.num_rows;
+    }
+  }
+
+  Plan::Model& m = plan.model;
+  m.kv_bytes = static_cast<std::int64_t>(totals.kv_tokens * cost.kv_bytes() * cost.num_heads());
   m.operations = row_tokens * cost.operations() * cost.num_heads();
-  m.read_seconds = cost.read_seconds(kv_tokens);
+  m.read_seconds = cost.read_seconds(totals.kv_tokens);
 
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {

@@ -15,11 +15,12 @@ namespace trunkline::plan {
 class Emitter {
  public:
   void emit(const Forest& forest, const Rows& rows, const CostModel& cost, const SplitOptions& options,
-            std::int32_t split_granule, std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan);
+            std::int32_t split_granule, const TileTotals& totals, std::vector<Group>& groups, std::span<Tile> tiles,
+            Plan& plan);
 
  private:
   void share_out(const CostModel& cost, const SplitOptions& options, std::int32_t split_granule,
-                 std::span<const Group> groups, std::span<Tile> tiles);
+                 const TileTotals& totals, std::span<const Group> groups, std::span<Tile> tiles);
   void place_partials(std::vector<Group>& groups, std::span<Tile> tiles, Plan& plan);
   void emit_phase(const CostModel& cost, std::int32_t split_granule, std::span<const Group> groups,
                   std::span<const Tile> tiles, std::size_t phase, Plan& plan);
@@ -28,8 +29,9 @@ class Emitter {
   void emit_band(std::span<const Group> groups, std::span<const Tile> tiles, std::span<const std::int32_t> list,
                  std::int32_t split_granule, Plan& plan);
   void emit_merges(std::span<const Group> groups, std::span<const Tile> tiles, std::int32_t num_rows, Plan& plan);
-  void append_merges(std::int32_t row_begin, std::int32_t row_end, Plan& plan);
-  void model(const CostModel& cost, std::span<const Tile> tiles, Plan& plan);
+  void append_merges(std::int32_t row_begin, std::int32_t row_end, std::int32_t num_sources, Plan& plan);
+  void model(const Forest& forest, const Rows& rows, const CostModel& cost, const TileTotals& totals,
+             std::span<const Group> groups, std::span<const Tile> tiles, Plan& plan);
 
   Balance balance_;
   std::size_t num_phases_ = 0;

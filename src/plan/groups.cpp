@@ -172,21 +172,23 @@ void Grouping::build(std::vector<Group>& groups) {
     const State* parent = node.parent < 0 ? nullptr : &states_[node.parent];
     const std::int32_t above = parent ? parent->group : -1, depth = parent ? parent->depth + 1 : 0;
     auto add = [&](std::int32_t request_begin, std::int32_t request_end, std::int32_t own_end, bool kept) {
-      const bool shared = node.request_end - node.request_begin > 1;
-      Group& group = groups.emplace_back();
-      group.node = static_cast<std::int32_t>(v);
-      group.kept = kept;
-      group.parent = above;
-      group.phase = choice_.strategy == Strategy::hydragen    ? std::min(depth, choice_.max_levels - 1)
-                    : choice_.strategy == Strategy::two_phase ? (shared ? 0 : 1)
-                                                              : 0;
-      group.row_begin = rows_->first[request_begin];
-      group.row_end = rows_->first[request_end];
-      group.own_row_end = rows_->first[own_end];
-      group.token_begin = parent ? parent->from : node.first_token;
-      group.token_end = node.first_token + node.num_tokens;
-      group.table_row = table_rows[order[request_begin]];
-      group.tile_height = tilings_.of(group.row_end - group.row_begin, group.token_end - group.token_begin).height;
+      const std::int32_t row_begin = rows_->first[request_begin], row_end = rows_->first[request_end];
+      const std::int32_t token_begin = parent ? parent->from : node.first_token;
+      const std::int32_t token_end = node.first_token + node.num_tokens;
+      std::int32_t phase = 0;
+      if (choice_.strategy == Strategy::hydragen) phase = std::min(depth, choice_.max_levels - 1);
+      if (choice_.strategy == Strategy::two_phase) phase = node.request_end - node.request_begin > 1 ? 0 : 1;
+      groups.push_back({.node = static_cast<std::int32_t>(v),
+                        .parent = above,
+                        .phase = phase,
+                        .row_begin = row_begin,
+                        .row_end = row_end,
+                        .own_row_end = rows_->first[own_end],
+                        .token_begin = token_begin,
+                        .token_end = token_end,
+                        .table_row = table_rows[order[request_begin]],
+                        .tile_height = tilings_.of(row_end - row_begin, token_end - token_begin).height,
+                        .kept = kept});
     };
     if (inner == inner_.end() || static_cast<std::size_t>(*inner) != v) {  // a leaf
       add(node.request_begin, node.request_end, node.request_end, true);

@@ -19,16 +19,14 @@ struct plan::Scratch {
   Grouping grouping;
   std::vector<Group> groups;
   std::vector<Tile> tiles;
-  std::vector<std::array<double, num_lanes>> phase_seconds;
+  TileTotals totals;
   Emitter emitter;
 };
 
 Plan::ScratchOwner::ScratchOwner() noexcept = default;
 Plan::ScratchOwner::~ScratchOwner() = default;
 Plan::ScratchOwner::ScratchOwner(const ScratchOwner&) noexcept {}
-Plan::ScratchOwner::ScratchOwner(ScratchOwner&&) noexcept = default;
 Plan::ScratchOwner& Plan::ScratchOwner::operator=(const ScratchOwner&) noexcept { return *this; }
-Plan::ScratchOwner& Plan::ScratchOwner::operator=(ScratchOwner&&) noexcept = default;
 plan::Scratch& Plan::ScratchOwner::get() {
   if (!scratch_) scratch_ = std::make_unique<plan::Scratch>();
   return *scratch_;
@@ -84,13 +82,15 @@ class Search {
   /// Groups and tiles of what was decided; returns a bound below the modelled time of any plan of them.
   double cut() {
     scratch_.grouping.build(scratch_.groups);
-    cut_tiles(plan_.query_tokens, scratch_.rows.causal, plan_.group_size, cost_, scratch_.groups, scratch_.tiles);
-    return lower_bound(scratch_.groups, scratch_.tiles, cost_, scratch_.phase_seconds);
+    cut_tiles(plan_.query_tokens, scratch_.rows.causal, plan_.group_size, cost_, scratch_.groups, scratch_.tiles,
+              scratch_.totals);
+    return lower_bound(scratch_.totals, cost_);
   }
 
   /// The plan of the tiles.
   void emit(const SplitOptions& options) {
-    scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.groups, scratch_.tiles, plan_);
+    scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.totals, scratch_.groups,
+                          scratch_.tiles, plan_);
   }
 
   void make(const Choice& choice, const SplitOptions& options) {

@@ -36,17 +36,17 @@ struct Choice {
 
 /// Rows that attend to one run of tokens together: a kept node with what was given down to it, or one request.
 struct Group {
-  std::int32_t node;
-  std::int32_t parent;  // the group that covers these rows just before, or -1
-  std::int32_t phase;
-  std::int32_t row_begin, row_end;
-  std::int32_t own_row_end;  // rows before it have no later group
-  std::int32_t token_begin, token_end;
-  std::int32_t table_row;
-  std::int32_t tile_begin, tile_count, tile_height;
-  std::int32_t layer;       // how many sources its rows may have from groups before it
-  std::int32_t num_pieces;  // the most of its tiles
-  bool kept;                // the node is; else it is one request of a node that is not
+  std::int32_t node = 0;
+  std::int32_t parent = -1;  // the group that covers these rows just before, or -1
+  std::int32_t phase = 0;
+  std::int32_t row_begin = 0, row_end = 0;
+  std::int32_t own_row_end = 0;  // rows before it have no later group
+  std::int32_t token_begin = 0, token_end = 0;
+  std::int32_t table_row = 0;
+  std::int32_t tile_begin = 0, tile_count = 0, tile_height = 0;
+  std::int32_t layer = 0;       // how many sources its rows may have from groups before it
+  std::int32_t num_pieces = 0;  // the most of its tiles
+  bool kept = false;            // the node is; else it is one request of a node that is not
 };
 
 /// Rows of a group that one work item serves, before its tokens are split.
@@ -68,6 +68,13 @@ struct Tile {
   double unit_seconds(std::int32_t pieces) const {
     return pieces == 1 ? uncut_seconds : fixed_seconds + partial_seconds + run_seconds / pieces;
   }
+};
+
+/// Of all tiles that see a token.
+struct TileTotals {
+  std::vector<std::array<double, num_lanes>> phase_seconds;  // unsplit, of one head
+  double kv_tokens = 0;
+  double merged_rows = 0;
 };
 
 struct SplitOptions {

@@ -35,12 +35,15 @@ class RowsCost {
 }  // namespace
 
 void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
-               std::vector<Group>& groups, std::vector<Tile>& tiles) {
+               std::vector<Group>& groups, std::vector<Tile>& tiles, TileTotals& totals) {
   tiles.clear();
+  totals.phase_seconds.clear();
+  totals.kv_tokens = totals.merged_rows = 0;
   RowsCost rows_cost(cost);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     Group& group = groups[g];
     group.tile_begin = static_cast<std::int32_t>(tiles.size());
+    const auto phase = static_cast<std::size_t>(group.phase);
     for (std::int32_t row = group.row_begin; row < group.row_end; row += group.tile_height) {
       Tile& tile = tiles.emplace_back();
       tile.group = static_cast<std::int32_t>(g);
@@ -60,28 +63,22 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
       tile.num_pieces = tile.num_tokens() > 0;
       tile.merged = group.parent >= 0 || row + tile.num_rows > group.own_row_end;
       rows_cost.price(tile);
+      if (tile.num_pieces == 0) continue;
+      if (phase >= totals.phase_seconds.size()) totals.phase_seconds.resize(phase + 1, {0, 0});
+      totals.phase_seconds[phase][tile.lane] += tile.uncut_seconds;
+      totals.kv_tokens += tile.num_tokens();
+      if (tile.merged) totals.merged_rows += tile.num_rows;
     }
     group.tile_count = static_cast<std::int32_t>(tiles.size()) - group.tile_begin;
   }
 }
 
-double lower_bound(std::span<const Group> groups, std::span<const Tile> tiles, const CostModel& cost,
-                   std::vector<std::array<double, num_lanes>>& phase_seconds) {
-  phase_seconds.clear();
-  double merged_rows = 0, kv_tokens = 0;
-  for (const Tile& tile : tiles) {
-    if (tile.num_pieces == 0) continue;
-    const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
-    if (phase >= phase_seconds.size()) phase_seconds.resize(phase + 1, {0, 0});
-    phase_seconds[phase][tile.lane] += tile.uncut_seconds;
-    kv_tokens += tile.num_tokens();
-    if (tile.merged) merged_rows += tile.num_rows;
-  }
+double lower_bound(const TileTotals& totals, const CostModel& cost) {
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
   double items = 0;
-  for (const auto& [wide, narrow] : phase_seconds) items += units_per_worker * cost.together(wide, narrow);
-  return cost.launch_seconds() + std::max(items, cost.read_seconds(kv_tokens)) +
-         merged_rows * cost.partial_row_seconds() * units_per_worker;
+  for (const auto& [wide, narrow] : totals.phase_seconds) items += units_per_worker * cost.together(wide, narrow);
+  return cost.launch_seconds() + std::max(items, cost.read_seconds(totals.kv_tokens)) +
+         totals.merged_rows * cost.partial_row_seconds() * units_per_worker;
 }
 
 }  // namespace trunkline::plan

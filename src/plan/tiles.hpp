@@ -10,10 +10,9 @@ namespace trunkline::plan {
 
 /// Cuts every group into tiles of its tile_height. A tile's tokens end where the last of its rows stops seeing them.
 void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
-               std::vector<Group>& groups, std::vector<Tile>& tiles);
+               std::vector<Group>& groups, std::vector<Tile>& tiles, TileTotals& totals);
 
-/// No plan of these tiles is modelled faster, however it is split and scheduled.
-double lower_bound(std::span<const Group> groups, std::span<const Tile> tiles, const CostModel& cost,
-                   std::vector<std::array<double, num_lanes>>& phase_seconds);
+/// No plan of tiles with these totals is modelled faster, however it is split and scheduled.
+double lower_bound(const TileTotals& totals, const CostModel& cost);
 
 }  // namespace trunkline::plan
