@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes docs/benchmarks/cpu.md, docs/benchmarks/hopper.md and the results in README.md from docs/benchmarks/*.json.
+"""Writes docs/benchmarks/cpu.md, hopper.md and python.md and the results in README.md from docs/benchmarks/*.json.
 Tables are made here, never by hand."""
 
 import hopper_tables
+import python_tables
 from tables import FOLDER, ROOT, heads, load, replace_marked, table
 
 
@@ -131,6 +132,9 @@ def main():
         (FOLDER / "hopper.md").write_text(hopper_tables.page(FOLDER))
         text = replace_marked(text, "Hopper results", hopper_tables.readme_results(FOLDER))
     readme.write_text(text)
+    python_page = python_tables.page(FOLDER)
+    if python_page:
+        (FOLDER / "python.md").write_text(python_page)
 
 
 if __name__ == "__main__":

@@ -295,6 +295,34 @@ def test_host(tmp_path):
     assert all(row["host_us"]["median"] > 0 for row in result["rows"])
 
 
+def test_the_page(tmp_path, monkeypatch):
+    """The documents' page is made of such files, and has a line for every row."""
+    pytest.importorskip("matplotlib")
+    scripts = pathlib.Path(__file__).parents[2] / "scripts"
+    monkeypatch.syspath_prepend(str(scripts))
+    import python_tables
+
+    assert python_tables.page(tmp_path) is None
+    attention = run(
+        tmp_path, "attention", "--device", "cpu", "--batch", "2", "--shared", "16", "--heads", "2/1", "--head-dim", "8",
+        "--dtype", "float32", "--runs", "1", "--systems", "trunkline,torch",
+    )  # fmt: skip
+    decode = run(
+        tmp_path, "generate", "--model", "tiny", "--device", "cpu", "--batch", "2", "--prefix", "16",
+        "--new-tokens", "7", "--attention", "none,auto",
+    )  # fmt: skip
+    host = run(tmp_path, "host", "--device", "cpu")
+    for name, result in {
+        "python_attention": attention, "python_cpu_attention": attention, "python_generate": decode,
+        "python_host": host,
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    page = python_tables.page(tmp_path)
+    assert page.count("| Trunkline auto |") == 2 and page.count("torch/sdpa-flash, packed") >= 2
+    assert page.count("| 2 x (16 + 16) |") == 2 and "run(q, kv, out)" in page
+    assert (tmp_path / "python_generate.svg").exists() and "](python_generate.svg)" in page
+
+
 def test_plots(tmp_path):
     pytest.importorskip("matplotlib")
     for arguments in (

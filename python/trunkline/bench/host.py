@@ -24,7 +24,7 @@ STEPS = 200  # of decoding, each request one token longer
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="requests [256; 1 on the CPU, where the attention itself is timed]")
     parser.add_argument("--shared", type=int, help="tokens [4096; 1 on the CPU]")
-    parser.add_argument("--unique", type=int, help="tokens [700; 0 on the CPU]")
+    parser.add_argument("--unique", type=int, help="tokens [4096; 0 on the CPU]")
     parser.add_argument("--device", help="[cuda where there is one, else cpu]")
 
 
@@ -41,7 +41,7 @@ class Host:
         sizes: dict[str, Any] = {"heads": (32, 8), "head_dim": 128}
         if not on_cuda:
             sizes = {"heads": (1, 1), "head_dim": 16, "dtype": "float32"}
-        shape = (size(args.batch, 256, 1), size(args.shared, 4096, 1), size(args.unique, 700, 0))
+        shape = (size(args.batch, 256, 1), size(args.shared, 4096, 1), size(args.unique, 4096, 0))
         self.case = make_case(*shape, **sizes)
         new_pages = -(-STEPS // self.case.page_size) + 1  # of each request
         self.batch = Batch(self.case, unused_pages=new_pages * self.case.num_requests)
@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The result document."""
     torch.set_num_threads(1)
     host = Host(args)
-    device: dict[str, Any] = {"backend": host.device.type}
+    device: dict[str, Any] = {"backend": host.device.type, "threads": 1}
     if host.device.type == "cuda":
         device["gpu"] = results.gpu(host.device)
     result = results.document("host", device)
