@@ -11,8 +11,10 @@ from tiny_models import make_model, prompts_with_shared_prefixes  # noqa: E402
 
 import trunkline as tl  # noqa: E402
 from trunkline.llama import Engine, Llama, LlamaConfig, SamplingParams, Weights  # noqa: E402
+from trunkline.llama.attention import TrunklineAttention  # noqa: E402
 from trunkline.llama.batch_forest import BatchForest  # noqa: E402
 from trunkline.llama.graphs import DecodeGraphs  # noqa: E402
+from trunkline.llama.transfer import Arriving  # noqa: E402
 
 NEW = 16
 ATTENTIONS = ["auto", "unshared", "two_phase", "hydragen", "sdpa"]
@@ -146,6 +148,93 @@ def test_stop_tokens():
     assert got == expected[: expected.index(stop) + 1]
 
 
+# Running ahead.
+
+
+def test_a_step_is_launched_before_the_tokens_of_the_last_one_are_read(monkeypatch):
+    events = []
+
+    def recorded(function, name):
+        def call(self):
+            events.append(name)
+            return function(self)
+
+        return call
+
+    monkeypatch.setattr(Engine, "_launch", recorded(Engine._launch, "launch"))
+    monkeypatch.setattr(Arriving, "tolist", recorded(Arriving.tolist, "read"))
+    engine = make_engine(make_model("llama"))
+    engine.generate([[5, 6, 7]], SamplingParams(max_new_tokens=4))
+    assert events == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
+    assert engine.stats.computed_tokens == 3 + 3  # nothing ran on after the last token
+
+
+def test_a_stop_is_seen_a_step_late_and_what_came_of_it_is_dropped():
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+    expected = expected_tokens(model, prompts)
+    alone = make_engine(model)
+    stop = expected[0][5]
+    length = expected[0].index(stop) + 1
+    never = next(token for token in range(97) if token not in expected[0])
+    params = SamplingParams(max_new_tokens=NEW, stop_tokens=(never, stop))
+    assert alone.generate(prompts[:1], params) == [[expected[0][:length]]]
+    assert alone.stats.generated_tokens == length
+    assert alone.stats.computed_tokens == len(prompts[0]) + length  # the stop token too
+    assert alone.tree.stats().num_requests == 0
+    # Others go on in the same batch, and the pages are used again.
+    together = make_engine(model, num_pages=40, max_requests=4)
+    stops = [tokens[i] for i, tokens in enumerate(expected)]
+    generations = [
+        together.add(prompt, SamplingParams(max_new_tokens=NEW, stop_tokens=(stop,) if i % 3 else (), n=i % 2 + 1))
+        for _ in range(2)
+        for i, (prompt, stop) in enumerate(zip(prompts, stops))
+    ]
+    while together.num_unfinished:
+        together.step()
+        together.tree.check_integrity()
+    for i, generation in enumerate(generations):
+        tokens = expected[i % 6]
+        whole = tokens[: tokens.index(stops[i % 6]) + 1] if i % 6 % 3 else tokens
+        assert generation.samples == [whole] * (i % 2 + 1)
+    assert together.stats.generated_tokens == sum(len(s) for g in generations for s in g.samples)
+    assert together.tree.stats().num_requests == 0
+
+
+def test_a_stop_in_the_last_step_but_one():
+    model, prompt = make_model("llama"), prompts_with_shared_prefixes()[0]
+    (expected,) = expected_tokens(model, [prompt])
+    for length in range(1, 8):
+        params = SamplingParams(max_new_tokens=length, stop_tokens=(expected[5],))
+        end = min(length, expected.index(expected[5]) + 1)
+        engine = make_engine(model)
+        assert engine.generate([prompt, prompt], params) == [[expected[:end]]] * 2
+        assert engine.num_unfinished == 0
+
+
+def test_the_same_seed_draws_the_same_tokens_while_requests_come_and_go():
+    model, prompts = make_model("llama"), prompts_with_shared_prefixes()
+
+    def draw(seed: int) -> list:
+        engine, generations = make_engine(model, seed=seed, max_requests=5), []
+        for i, prompt in enumerate(prompts):
+            params = SamplingParams(
+                max_new_tokens=5 + i,
+                temperature=(i % 3) * 0.8,
+                top_p=1 - 0.1 * (i % 2),
+                stop_tokens=(7, 8),
+                n=i % 2 + 1,
+            )
+            generations.append(engine.add(prompt, params))
+            engine.step()
+        while engine.num_unfinished:
+            engine.step()
+        return [generation.samples for generation in generations]
+
+    assert draw(3) == draw(3) != draw(4)
+    greedy = expected_tokens(model, prompts)
+    assert draw(3)[0] == [greedy[0][:5]]  # beside others that are sampled
+
+
 # Scheduling.
 
 
@@ -225,7 +314,18 @@ class _ReplayByCalling:
 
 
 def test_padded_decode_steps(monkeypatch):
-    """What a decode step in a graph does, on the CPU: a batch of 6 is padded to 8 rows in fixed buffers."""
+    """What a decode step in a graph does, on the CPU: batches of 6 and less, padded to 8, 4 and 2 rows in fixed
+    buffers. What attention leaves in padding rows does no harm."""
+    attend, planned = TrunklineAttention.attend, []
+
+    def poisoned(self, layer, q, k, v):
+        out = attend(self, layer, q, k, v)
+        out[planned[-1] :] = torch.nan
+        return out
+
+    def plan(self, forest):
+        planned.append(forest.num_query_tokens)
+        self._step.plan(forest)
 
     def capture(self, size):
         graph = _ReplayByCalling(self, size)
@@ -234,13 +334,20 @@ def test_padded_decode_steps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 0)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(DecodeGraphs, "_capture", capture)
+    monkeypatch.setattr(TrunklineAttention, "attend", poisoned)
+    monkeypatch.setattr(TrunklineAttention, "plan", plan)
     model, prompts = make_model("llama"), prompts_with_shared_prefixes()
     engine = make_engine(model)
     engine._graphs = DecodeGraphs(engine.model, engine._attention, engine._sampled, 16)
     with torch.inference_mode():
-        samples = engine.generate(prompts, SamplingParams(max_new_tokens=NEW))
-    assert [s for (s,) in samples] == expected_tokens(model, prompts)
+        lengths = [NEW, 5, NEW - 2, 6, NEW - 4, 7]
+        generations = [engine.add(p, SamplingParams(max_new_tokens=n)) for p, n in zip(prompts, lengths)]
+        while engine.num_unfinished:
+            engine.step()
+    for generation, length, expected in zip(generations, lengths, expected_tokens(model, prompts)):
+        assert generation.samples == [expected[:length]]
     assert engine.stats.graph_replays > NEW // 2
+    assert set(engine._graphs._graphs) == {1, 2, 4, 8}
 
 
 # Sampling.
