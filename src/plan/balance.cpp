@@ -26,14 +26,14 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
   sort(share);
   list_ = share.tiles;
   uncut_seconds_.resize(list_.size());
-  uncut_longest_ = 0;
-  double sum = 0;
+  double sum = 0, longest = 0;
   for (std::size_t i = 0; i < list_.size(); ++i) {
     const double seconds = tile(i).uncut_seconds;
     uncut_seconds_[i] = seconds;
     sum += seconds;
-    uncut_longest_ = std::max(uncut_longest_, seconds);
+    longest = std::max(longest, seconds);
   }
+  uncut_longest_ = longest;
   uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
 
   best_.score = uncut;
@@ -138,18 +138,19 @@ void Balance::cut(double longest) {
     }
     trial_.merging = merging_of(trial_.pieces);
   }
-  trial_.num_units = 0;
-  trial_.longest_unit = trial_.seconds = 0;
-  trial_.shortest_unit = uncut;
+  std::int64_t num_pieces = 0;
+  double sum = 0, longest_unit = 0, shortest_unit = uncut;
   for (std::size_t i = 0; i < list_.size(); ++i) {
     const double seconds = trial_.unit_seconds[i];
-    trial_.num_units += trial_.pieces[i];
-    trial_.seconds += seconds * trial_.pieces[i];
-    trial_.longest_unit = std::max(trial_.longest_unit, seconds);
-    trial_.shortest_unit = std::min(trial_.shortest_unit, seconds);
+    num_pieces += trial_.pieces[i];
+    sum += seconds * trial_.pieces[i];
+    longest_unit = std::max(longest_unit, seconds);
+    shortest_unit = std::min(shortest_unit, seconds);
   }
-  trial_.num_units *= cost_->num_heads();
-  trial_.seconds *= cost_->num_heads();
+  trial_.num_units = num_pieces * cost_->num_heads();
+  trial_.seconds = sum * cost_->num_heads();
+  trial_.longest_unit = longest_unit;
+  trial_.shortest_unit = shortest_unit;
 }
 
 double Balance::seconds_from(std::size_t first) const {
@@ -235,9 +236,8 @@ void Balance::deal_short() {
   double* const load = trial_.load.data();
   std::vector<std::int32_t>& begin = trial_.begin[1];
   begin.assign(num_workers + 1, 0);
-  trial_.busiest = 0;
   if (trial_.num_long == list_.size()) {
-    for (std::size_t w = 0; w < num_workers; ++w) trial_.busiest = std::max(trial_.busiest, load[w]);
+    trial_.busiest = *std::max_element(load, load + num_workers);
     return;
   }
   const double rest = seconds_from(trial_.num_long);
@@ -261,7 +261,7 @@ void Balance::deal_short() {
   std::size_t i = trial_.num_long;
   double seconds = trial_.unit_seconds[i], per_second = 1 / seconds;
   std::int64_t left = units(i), dealt = 0;
-  double due = 0, given = 0;
+  double due = 0, given = 0, busiest = 0;
   // Neighbours usually take alike. Guessing it takes the conversions out of the chain from worker to worker.
   std::int64_t guess = 0;
   double guess_units = 0, guess_seconds = 0;
@@ -295,8 +295,9 @@ void Balance::deal_short() {
       break;
     }
     load[w] = here;
-    trial_.busiest = std::max(trial_.busiest, here);
+    busiest = std::max(busiest, here);
   }
+  trial_.busiest = busiest;
   begin[num_workers] = static_cast<std::int32_t>(dealt);
 }
 

@@ -15,7 +15,7 @@ struct Share {
   std::vector<std::int32_t> members;  // ascending
   std::vector<std::int32_t> tiles;    // the same: wide before narrow, then longest first
   std::vector<std::int32_t> sorted;   // the members that `tiles` is made of
-  std::size_t num_long = 0;         // tiles[0, num_long) are the long band
+  std::size_t num_long = 0;           // tiles[0, num_long) are the long band
   /// [num_workers + 1] per band: first unit of each worker, counted from the band's first tile.
   std::array<std::vector<std::int32_t>, 2> begin;
   double busiest = 0;  // seconds
@@ -32,7 +32,8 @@ class Balance {
     bool merges_anyway = false;      // the plan has merges whatever is decided here
     double other_seconds = 0;        // of the other lane, where lanes overlap
   };
-  /// Makes a share of its members; what it holds from the last time may spare the sorting. Sets num_pieces of the tiles.
+  /// Makes a share of its members; what it holds from the last time may spare the sorting. Sets num_pieces of the
+  /// tiles.
   void make(const CostModel& cost, const Setting& setting, std::span<Tile> tiles, Share& share);
 
  private:

@@ -2,6 +2,10 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <bit>
+#include <cstring>
+#include <utility>
+
 #include "plan/support.hpp"
 
 namespace trunkline {
@@ -89,6 +93,61 @@ void assert_lanes(const Plan& plan, const DeviceSpec& device) {
   }
 }
 
+template <class Entry>
+void assert_same_bytes(const std::vector<Entry>& got, const std::vector<Entry>& expected) {
+  static_assert(std::has_unique_object_representations_v<Entry>);
+  RC_ASSERT(got.size() == expected.size());
+  RC_ASSERT(got.empty() || std::memcmp(got.data(), expected.data(), got.size() * sizeof(Entry)) == 0);
+}
+
+/// To the last bit, the model's numbers too.
+void assert_same(const Plan& got, const Plan& expected) {
+  assert_same_bytes(got.query_tokens, expected.query_tokens);
+  assert_same_bytes(got.items, expected.items);
+  assert_same_bytes(got.segments, expected.segments);
+  assert_same_bytes(got.merges, expected.merges);
+  assert_same_bytes(got.merge_sources, expected.merge_sources);
+  assert_same_bytes(got.phases, expected.phases);
+  assert_same_bytes(got.schedule, expected.schedule);
+  RC_ASSERT(got.num_partial_rows == expected.num_partial_rows);
+  RC_ASSERT(got.shed == expected.shed);
+  const auto numbers = [](const Plan& plan) {
+    const Plan::Model& m = plan.model;
+    std::vector<std::uint64_t> bits;
+    for (const double value : {m.seconds, m.read_seconds, m.item_seconds, m.wide_seconds, m.narrow_seconds,
+                               m.merge_seconds, m.fixed_seconds, m.operations}) {
+      bits.push_back(std::bit_cast<std::uint64_t>(value));
+    }
+    for (const Plan::NodeChoice& choice : plan.choices) {
+      for (const std::int32_t value :
+           {choice.node, choice.kept ? 1 : 0, choice.tokens, choice.rows, choice.row_tiles, choice.splits}) {
+        bits.push_back(static_cast<std::uint64_t>(value));
+      }
+      bits.push_back(std::bit_cast<std::uint64_t>(choice.seconds));
+    }
+    return bits;
+  };
+  RC_ASSERT(numbers(got) == numbers(expected));
+}
+
+/// A decode step: all requests with tokens grow by one, or some of them; now and then one leaves.
+Deltas random_step(const Forest& forest, std::int32_t& next_page) {
+  Deltas deltas;
+  const bool all = *rc::gen::inRange(0, 3) > 0;
+  const int leaving = *rc::gen::inRange(0, 4) == 0 ? *rc::gen::inRange(0, forest.num_requests() + 1) : -1;
+  for (int r = 0; r < forest.num_requests(); ++r) {
+    const RequestId id = forest.request_ids()[r];
+    const std::int32_t seq_len = forest.seq_lens()[r];
+    if (r == leaving) {
+      deltas.leave.push_back(id);
+    } else if (seq_len > 0 && (all || *rc::gen::arbitrary<bool>())) {
+      deltas.grow.push_back({id, 1, {}});
+      if (seq_len % forest.page_size() == 0) deltas.grow.back().pages.push_back(next_page++);
+    }
+  }
+  return deltas;
+}
+
 /// A plan takes well under a millisecond: 2000 cases instead of RapidCheck's 100.
 void check_often(const auto& property) {
   for (int round = 0; round < 20; ++round) ASSERT_TRUE(rc::check(property));
@@ -113,6 +172,31 @@ TEST(Property, EveryPlanIsRight) {
       RC_ASSERT(!plan.shed);
       if (strategy == Strategy::unshared) unshared_seconds = plan.model.seconds;
       if (strategy == Strategy::automatic) RC_ASSERT(plan.model.seconds <= unshared_seconds);
+    }
+  });
+}
+
+// What a plan object keeps from the plans before changes nothing: neither the steps of this batch nor another batch.
+TEST(Property, PlanningAgainIsPlanning) {
+  check_often([] {
+    const RandomBatch batch = random_batch();
+    Forest forest = batch.forest();
+    AttentionConfig config = random_config(batch.page_size);
+    config.strategy = *rc::gen::elementOf(std::vector<Strategy>(std::begin(strategies), std::end(strategies)));
+    const Planner planner(*rc::gen::arbitrary<bool>() ? DeviceSpec::h200() : random_device(), config);
+    const auto num_tokens = static_cast<int>(forest.num_query_tokens());
+    std::optional<PlanLimits> limits;
+    if (*rc::gen::arbitrary<bool>()) {
+      limits = PlanLimits::of({forest.num_requests(), num_tokens, 1 << 20}, config, planner.device());
+    }
+    Plan plan, spare;
+    auto next_page = static_cast<std::int32_t>(batch.pages.size());
+    for (int step = 0; step < 4; ++step) {
+      planner.plan_into(spare, forest, limits);
+      std::swap(plan, spare);  // as a workspace does
+      assert_same(plan, planner.plan(forest, limits));
+      forest.advance(random_step(forest, next_page));
+      if (*rc::gen::inRange(0, 4) == 0) planner.plan_into(spare, test::prefix_forest(8, 512, 300, batch.page_size));
     }
   });
 }
