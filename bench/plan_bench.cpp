@@ -1,8 +1,9 @@
 // How long planning a decode step takes, with a plan's memory used again as between steps.
-// Arguments of the first two: requests, tokens per request, percent of them shared by all.
+// Arguments, but for the deep tree: requests, tokens per request, percent of them shared by all.
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "trunkline/plan.hpp"
@@ -67,6 +68,49 @@ BENCHMARK(BM_PlanH200)
     ->Args({256, 8192, 50})
     ->Args({1024, 32768, 0})
     ->Args({1024, 32768, 50})
+    ->Unit(benchmark::kMicrosecond);
+
+/// A decode step as an engine makes it: every request has one more token, the forest advances, the plan is made into
+/// the spare one of two. Lengths are spread over a page, so in every step some requests need a page.
+void BM_StepH200(benchmark::State& state) {
+  const auto num_requests = static_cast<std::int32_t>(state.range(0)),
+             tokens = static_cast<std::int32_t>(state.range(1));
+  const std::int32_t shared_pages = static_cast<std::int32_t>(tokens * state.range(2) / 100 / page_size);
+  const std::int32_t width = tokens / page_size + 2;
+  std::vector<std::int32_t> entries(static_cast<std::size_t>(num_requests) * width, 0), seq_lens;
+  std::int32_t next_page = shared_pages;
+  for (std::int32_t r = 0; r < num_requests; ++r) {
+    seq_lens.push_back(tokens + r % page_size);
+    for (std::int32_t p = 0; p * page_size < seq_lens[r]; ++p) {
+      entries[static_cast<std::size_t>(r) * width + p] = p < shared_pages ? p : next_page++;
+    }
+  }
+  const Planner planner(DeviceSpec::h200(), config_of(32, 8));
+  const PlanLimits limits = PlanLimits::of({num_requests, num_requests, 1 << 16}, planner.config(), planner.device());
+  const Forest first = Forest::from_block_tables(BlockTables::dense(entries, num_requests, width), seq_lens, page_size);
+  Forest forest = first;
+  Plan plan, spare;
+  Deltas deltas;
+  for (std::int32_t r = 0; r < num_requests; ++r) deltas.grow.push_back({r, 1, {}});
+  int step = 0;
+  for (auto _ : state) {
+    state.PauseTiming();
+    if (++step % 1024 == 0) forest = first;  // not without end
+    for (std::int32_t r = 0; r < num_requests; ++r) {
+      deltas.grow[r].pages.assign(forest.seq_lens()[r] % page_size == 0, next_page++);
+    }
+    state.ResumeTiming();
+    forest.advance(deltas);
+    planner.plan_into(spare, forest, limits);
+    std::swap(plan, spare);
+    benchmark::DoNotOptimize(plan.items.data());
+  }
+  state.counters["items"] = static_cast<double>(plan.items.size());
+}
+BENCHMARK(BM_StepH200)
+    ->Args({256, 8192, 0})
+    ->Args({256, 8192, 50})
+    ->Args({256, 8192, 97})
     ->Unit(benchmark::kMicrosecond);
 
 void BM_PlanCpu(benchmark::State& state) {
