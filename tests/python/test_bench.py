@@ -263,9 +263,12 @@ def test_generate(tmp_path):
         batch, steps = row["case"]["batch"], row["step_ms"]
         # The first token comes with the prompt, and the request that computes the prefix is a step ahead.
         assert 10 - 4 - generate.UNTIMED_STEPS <= steps["runs"] <= 10 - 2 - generate.UNTIMED_STEPS
-        assert row["tokens_per_s"] == pytest.approx(batch * 1e3 / steps["median"], rel=0.95)
+        assert row["tokens_per_s"] <= batch * 1e3 / steps["p10"] * 2  # a mean beside a percentile
         assert row["bound_ms"] == pytest.approx(row["no_attention_ms"] + 2e-3 * row["attention_floor_us"])
         assert row["ratio"] == pytest.approx(steps["median"] / row["bound_ms"])
+        assert (
+            row["auto_layer_us"] >= 0 and row["sdpa_layer_us"] >= 0 and row["sdpa_bound_ms"] >= row["no_attention_ms"]
+        )
         # The prefix once, each own prompt, and every new token but the last.
         assert row["computed_tokens"] <= 40 + batch * (3 + 10)
 

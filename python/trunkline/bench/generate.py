@@ -14,10 +14,10 @@ import torch
 from ..llama import Engine, Llama, LlamaConfig, SamplingParams, Weights
 from . import results
 from .attention import default_device, free_bytes
+from .layer import layer_facts
 from .meters import Meter, Samples, make_meter
-from .problem import Problem, kv_bytes_per_token
 from .results import Row, summarize
-from .shapes import Batch, make_case
+from .shapes import make_case
 
 MODELS = {
     "llama3-8b": LlamaConfig(max_position_embeddings=1 << 20),
@@ -237,46 +237,29 @@ class Bench:
             "computed_tokens": computed,
         }
 
-    def floor(self, batch: int, prefix: int) -> dict[str, Any]:
-        """Of one layer's attention in the middle of the decoding: the launch left out, as in a chain of layers."""
+    def layer(self, batch: int, prefix: int) -> dict[str, Any]:
+        """Facts of one layer's attention in the middle of the decoding."""
         config, args = self.config, self.args
         case = make_case(
             batch, prefix, args.own + args.new_tokens // 2, heads=(config.num_qo_heads, config.num_kv_heads),
             head_dim=config.head_dim, page_size=args.page_size, dtype=self.dtype_name,
         )  # fmt: skip
-        tokens = Batch(case, args.seed)
-        problem = Problem(tokens, self.device, args.seed)
-        one = torch.zeros((), device=self.device)
-        reads = [self.meter.prepare(read)[0] for read in self.meter.readers(problem.pages, tokens.page_tokens).values()]
-        empty = self.meter.prepare(lambda: one.add_(1))[0]
-        samples: list[Samples] = [[] for _ in reads]
-        launches: Samples = []
-        for _ in range(15):
-            for read, of_read in zip(reads, samples):
-                self.meter.cold(read, of_read)
-            self.meter.cold(empty, launches)
-            self.meter.collect()
-        seconds = min(summarize(s)["median"] for s in samples) - summarize(launches)["median"]
-        operations = case.operations / self.meter.matrix_rate()
-        return {
-            "attention_floor_us": max(seconds, operations) * 1e6,
-            "floor_bound": "bytes" if seconds >= operations else "operations",
-            "distinct_bytes": tokens.distinct_tokens * kv_bytes_per_token(case),
-            "share": tokens.forest().share,
-        }
+        return layer_facts(case, self.meter, self.device, args.threads, free_bytes(self.device), args.seed)
 
 
-def compare(rows: Sequence[Row], floor: dict[str, Any], num_layers: int) -> None:
+def compare(rows: Sequence[Row], layer: dict[str, Any], num_layers: int) -> None:
     """Add to the rows of a case what each is against the others."""
     steps = {row["strategy"]: row["step_ms"]["median"] for row in rows}
     for row in rows:
-        row.update(floor, layers=num_layers)
+        row.update(layer, layers=num_layers)
         step = steps[row["strategy"]]
         if "none" in steps:
             row["no_attention_ms"] = steps["none"]
-            row["bound_ms"] = steps["none"] + num_layers * floor["attention_floor_us"] * 1e-3
+            row["bound_ms"] = steps["none"] + num_layers * layer["attention_floor_us"] * 1e-3
             row["ratio"] = step / row["bound_ms"]
             row["share_of_no_attention"] = steps["none"] / step
+            if "sdpa_layer_us" in layer:  # what no loop over SDPA is faster than
+                row["sdpa_bound_ms"] = steps["none"] + num_layers * layer["sdpa_layer_us"] * 1e-3
         if "auto" in steps:
             row["times_auto"] = step / steps["auto"]
 
@@ -316,7 +299,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     result["skipped"].append({"batch": batch, "prefix": prefix, "strategy": name, "reason": reason})
                 gc.collect()  # the engine, before the next one takes its memory
             if rows:
-                compare(rows, bench.floor(batch, prefix), bench.config.num_layers)
+                gc.collect()
+                compare(rows, bench.layer(batch, prefix), bench.config.num_layers)
             result["rows"].extend(rows)
     return result
 
@@ -325,7 +309,7 @@ def table(result: dict[str, Any]) -> str:
     """A line per loop, in Markdown."""
     header = [
         "requests x (prefix + own)", "attention", "step ms", "p10", "p90", "tokens/s", "bound ms", "step / bound",
-        "of the no-attention bound", "times auto", "prefill s", "graphs",
+        "of the no-attention bound", "times auto", "SDPA's bound ms", "prefill s", "graphs",
     ]  # fmt: skip
     lines = []
     for row in result["rows"]:
@@ -337,7 +321,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append([
             row["label"], row["strategy"], f"{steps['median']:.3f}", f"{steps['p10']:.3f}", f"{steps['p90']:.3f}",
             f"{row['tokens_per_s']:.0f}", number("bound_ms", ".3f"), number("ratio", ".2f"),
-            number("share_of_no_attention", ".0%"), number("times_auto", ".2f"), f"{row['prefill_s']:.2f}",
+            number("share_of_no_attention", ".0%"), number("times_auto", ".2f"),
+            number("sdpa_bound_ms", ".3f"), f"{row['prefill_s']:.2f}",
             "yes" if row["cuda_graphs"] else "no",
         ])  # fmt: skip
     return results.markdown_table(header, lines)
