@@ -85,6 +85,58 @@ def test_sampling_of_several_sequences():
     assert tokens[0] == tokens[1]
 
 
+def count_tokens(model) -> list[int]:
+    """Grows by the number of tokens of every forward pass."""
+    counts: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda module, args, out: counts.append(args[0].numel()))
+    return counts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefill_computes_what_is_shared_once(family):
+    prompts = prompts_with_shared_prefixes()
+    ids, mask = left_padded(prompts)
+    expected = make_model(family).generate(ids, attention_mask=mask, **GREEDY)
+    for page_size in (1, 4, 16):
+        model = make_model(family, "trunkline")
+        counts = count_tokens(model)
+        cache = PagedCache(model, ids, mask, page_size=page_size)
+        cache.prefill(model)
+        distinct = len({tuple(p[: i + 1]) for p in prompts for i in range(len(p) - 1)})
+        # Those in a page that is shared up to its middle are computed again by whoever takes another way from there.
+        assert distinct <= counts[0] <= distinct + len(prompts) * (page_size - 1) and len(counts) == 1
+        assert cache.get_seq_length() == ids.shape[1] - 1
+        got = model.generate(ids, attention_mask=mask, past_key_values=cache, **GREEDY)
+        assert got.tolist() == expected.tolist()
+        assert counts[1:] == [len(prompts)] * GREEDY["max_new_tokens"]
+
+
+def test_prefill_of_beams_and_of_single_tokens():
+    ids, mask = left_padded(prompts_with_shared_prefixes()[:3])
+    options = {"num_beams": 4, "max_new_tokens": 12, "do_sample": False, "num_return_sequences": 2}
+    one = torch.tensor([[5], [6], [5]])
+    for prompt, repeats, how in ((ids, 4, options), (one, 1, GREEDY)):
+        prompt_mask = mask if prompt is ids else torch.ones_like(one)
+        expected = make_model("llama").generate(prompt, attention_mask=prompt_mask, **how)
+        model = make_model("llama", "trunkline")
+        cache = PagedCache(model, prompt, prompt_mask, repeats=repeats, page_size=4)
+        cache.prefill(model)
+        got = model.generate(prompt, attention_mask=prompt_mask, past_key_values=cache, **how)
+        assert got.tolist() == expected.tolist()
+
+
+def test_prefill_comes_first_and_needs_tokens():
+    ids, mask = left_padded(prompts_with_shared_prefixes())
+    model = make_model("llama", "trunkline")
+    cache = PagedCache(model, ids, mask)
+    cache.prefill(model)
+    with pytest.raises(ValueError, match=f"prefill: expected an empty cache, got one of {ids.shape[1] - 1} columns"):
+        cache.prefill(model)
+    mask[2] = 0
+    with pytest.raises(ValueError, match="prefill: expected a token in every row"):
+        PagedCache(model, ids, mask).prefill(model)
+
+
 def test_a_chat_goes_on_in_the_same_cache():
     model, eager = make_model("llama", "trunkline"), make_model("llama")
     ids, mask = left_padded(prompts_with_shared_prefixes()[:3])

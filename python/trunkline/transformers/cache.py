@@ -49,6 +49,7 @@ class PagedCache(Cache):
     >>> model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="trunkline").eval()
     >>> ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
     >>> cache = PagedCache(model, ids)
+    >>> cache.prefill(model)  # 4 tokens; without it, generate runs all 8
     >>> model.generate(ids, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape
     torch.Size([2, 8])
     """
@@ -76,15 +77,16 @@ class PagedCache(Cache):
         self._page_size = page_size
         self._options: dict[str, Any] = {"strategy": strategy, "num_threads": num_threads}
         self._first_name = int(config.vocab_size)
-        prompts = _prompts(input_ids, attention_mask)
+        self._prompts = [p for p in _prompts(input_ids, attention_mask) for _ in range(repeats)]
         self._prompt_columns = int(input_ids.shape[1])
         self._columns = 0
         # Page numbers cost 4 bytes each, so there are enough for the longest sequences; storage follows their use.
         longest = max(getattr(config, "max_position_embeddings", 0) or 0, 2 * self._prompt_columns)
         per_request = -(-longest // page_size) + 1
-        self._pool = tl.PagePool(per_request * len(prompts) * repeats, page_size)
+        self._pool = tl.PagePool(per_request * len(self._prompts), page_size)
         self._tree = tl.PrefixTree(self._pool)
-        self._written = self._insert([prompt for prompt in prompts for _ in range(repeats)])
+        self._written = self._insert(self._prompts)
+        self._packed: torch.Tensor | None = None  # in prefill: the slots of tokens that come in one row
         self._pages: KvPages | None = None
         self._attention: StepAttention | None = None
         self._rows: torch.Tensor | None = None  # flat rows of q that hold tokens; None: all of them
@@ -105,6 +107,48 @@ class PagedCache(Cache):
             self._requests.append(inserted.request)
             written.append((first, self._prompt_columns - len(prompt)))
         return written
+
+    @torch.no_grad()
+    def prefill(self, model: PreTrainedModel) -> None:
+        """Run the prompts through the model, without their last tokens, and what they share only once.
+
+        Left to itself ``generate`` computes every row's whole prompt. After this it finds the cache filled and computes
+        the last token of each, for its logits.
+
+        Parameters
+        ----------
+        model : transformers.PreTrainedModel
+            The cache's own.
+
+        Raises
+        ------
+        ValueError
+            When something was written before, or a row is all padding.
+        """
+        if self._columns:
+            raise ValueError(f"prefill: expected an empty cache, got one of {self._columns} columns")
+        if not all(self._prompts):
+            raise ValueError("prefill: expected a token in every row, got one that is all padding")
+        if self._prompt_columns == 1:
+            return
+        self._tree.clear()
+        prompts = [prompt[:-1] for prompt in self._prompts]
+        # The distinct tokens in one row: each request's own follow those that it finds with others.
+        begins = [first for first, _ in self._insert(prompts)]
+        self._qo_lens = [len(prompt) - begin for prompt, begin in zip(prompts, begins)]
+        parts = list(zip(self._requests, begins, prompts))
+        tokens = torch.tensor([[token for _, begin, prompt in parts for token in prompt[begin:]]], device=model.device)
+        positions = [position for _, begin, prompt in parts for position in range(begin, len(prompt))]
+        if tokens.numel():
+            self._packed = torch.cat([torch.as_tensor(self._tree.slots(r, b, len(prompt))) for r, b, prompt in parts])
+            model.base_model(
+                input_ids=tokens,
+                position_ids=torch.tensor([positions], device=model.device),
+                past_key_values=self,
+                use_cache=True,
+            )
+            self._packed = None
+        self._columns = self._prompt_columns - 1
 
     @property
     def forest(self) -> tl.Forest:
@@ -204,11 +248,14 @@ class PagedCache(Cache):
 
     def _begin_step(self, key_states: torch.Tensor) -> None:
         batch, num_kv_heads, num_tokens, head_dim = key_states.shape
-        if batch != len(self._requests):
-            raise ValueError(f"input_ids: expected {len(self._requests)} rows as the cache was made for, got {batch}")
-        if self._columns == 0:
+        num_rows = len(self._requests) if self._packed is None else 1
+        if batch != num_rows:
+            raise ValueError(f"input_ids: expected {num_rows} rows as the cache was made for, got {batch}")
+        copies: list[tl.PageCopy] = []
+        if self._packed is not None:
+            slots, self._rows = self._packed, None
+        elif self._columns == 0:
             slots = self._begin_prompt(num_tokens, key_states)
-            copies: list[tl.PageCopy] = []
         else:
             slots, copies = self._grow(num_tokens)
             self._rows = None
