@@ -13,12 +13,13 @@ namespace trunkline::kernels {
 /// A WorkItem with its one segment: what a unit (item, KV head) of either kernel needs, in one sector.
 struct alignas(32) CudaItem {
   std::int32_t row_begin;
-  std::int32_t num_rows;
+  std::int16_t num_rows;
+  std::int16_t masked;  // 1: some row does not see every token
   std::int32_t table_row;
   std::int32_t token_begin;  // absolute positions, token_begin < token_end
   std::int32_t token_end;
   std::int32_t partial_begin;  // partial row of row_begin; -1: write out and lse directly
-  std::int32_t masked;         // 1: some row does not see every token
+  std::int32_t first_q;        // row of q of the item's first query token, the others following; -1: they do not
   std::int32_t settled_end;    // tokens before this position were in their pages before this step
 };
 

@@ -39,6 +39,17 @@ std::int32_t settled_end(const Forest& forest, const Plan& plan, const WorkItem&
   return result;
 }
 
+// Row of q of the item's first token when the others follow it, the slow way.
+std::int32_t first_q(const Plan& plan, const WorkItem& item) {
+  const std::int32_t first = item.row_begin / plan.group_size;
+  const std::int32_t q = plan.query_tokens[first].q_index;
+  for (std::int32_t row = item.row_begin; row < item.row_begin + item.num_rows; ++row) {
+    const std::int32_t token = row / plan.group_size;
+    if (plan.query_tokens[token].q_index != q + token - first) return -1;
+  }
+  return q;
+}
+
 void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase, int which, int cta,
                  const CudaItem* items) {
   const auto band = [&](int b, int w) { return plan.schedule[plan.schedule_offset(phase, which, b) + w]; };
@@ -101,6 +112,7 @@ void expect_block(const WorkspaceSizes& sizes, const Forest& forest, const Plan&
     ASSERT_EQ(items[i].token_end, segment.token_end);
     ASSERT_EQ(items[i].partial_begin, item.partial_begin);
     ASSERT_EQ(items[i].masked, item.masked);
+    ASSERT_EQ(items[i].first_q, first_q(plan, item));
     ASSERT_EQ(items[i].settled_end, settled_end(forest, plan, item));
   }
   const auto* ctas = at<CtaWork>(block, sizeof(PlanHeader));

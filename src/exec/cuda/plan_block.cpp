@@ -111,6 +111,7 @@ std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
 PlanBlock::PlanBlock(const WorkspaceSizes& sizes) : scheduled_(sizes.scheduled), group_size_(sizes.group_size) {
   const auto tokens = static_cast<std::size_t>(sizes.limits.max_query_tokens);
   settled_.reserve(tokens * static_cast<std::size_t>(std::bit_width(tokens)));
+  run_end_.reserve(tokens);
 }
 
 std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<const std::int32_t> row_of,
@@ -129,17 +130,19 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
   writer.copy(plan.query_tokens, header.query_tokens);
 
   index_settled(forest, plan);
+  index_runs(plan);
   CudaItem* items = writer.take<CudaItem>(plan.items.size(), &header.items);
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const WorkItem& item = plan.items[i];
     const Segment& segment = plan.segments[item.segment_begin];
     items[i] = {.row_begin = item.row_begin,
-                .num_rows = item.num_rows,
+                .num_rows = static_cast<std::int16_t>(item.num_rows),
+                .masked = static_cast<std::int16_t>(item.masked),
                 .table_row = row_of.empty() ? segment.table_row : row_of[segment.table_row],
                 .token_begin = segment.token_begin,
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
-                .masked = item.masked,
+                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
                 .settled_end = settled_end(item.row_begin, item.row_begin + item.num_rows)};
   }
   for (std::size_t phase = 0; scheduled_ && phase < plan.phases.size(); ++phase) {
@@ -168,6 +171,20 @@ void PlanBlock::index_settled(const Forest& forest, const Plan& plan) {
     below = level;
     level += count;
   }
+}
+
+void PlanBlock::index_runs(const Plan& plan) {
+  const std::size_t count = plan.query_tokens.size();
+  run_end_.resize(count);
+  for (std::size_t t = count; t-- > 0;) {
+    const bool goes_on = t + 1 < count && plan.query_tokens[t + 1].q_index == plan.query_tokens[t].q_index + 1;
+    run_end_[t] = goes_on ? run_end_[t + 1] : static_cast<std::int32_t>(t + 1);
+  }
+}
+
+std::int32_t PlanBlock::first_q(const Plan& plan, std::int32_t row_begin, std::int32_t row_end) const {
+  const std::int32_t first = row_begin / group_size_, last = (row_end - 1) / group_size_;
+  return last < run_end_[first] ? plan.query_tokens[first].q_index : -1;
 }
 
 std::int32_t PlanBlock::settled_end(std::int32_t row_begin, std::int32_t row_end) const {

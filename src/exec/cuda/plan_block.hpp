@@ -27,6 +27,8 @@ class PlanBlock {
  private:
   void index_settled(const Forest& forest, const Plan& plan);
   std::int32_t settled_end(std::int32_t row_begin, std::int32_t row_end) const;
+  void index_runs(const Plan& plan);
+  std::int32_t first_q(const Plan& plan, std::int32_t row_begin, std::int32_t row_end) const;
 
   bool scheduled_ = false;
   int group_size_ = 1;
@@ -34,6 +36,7 @@ class PlanBlock {
   // [level][query token]: of 2^level query tokens from this one on, the least number of tokens that their requests had
   // before this step.
   std::vector<std::int32_t> settled_;
+  std::vector<std::int32_t> run_end_;  // of each query token: one past the last of those whose rows of q follow its own
 };
 
 }  // namespace trunkline::exec::cuda

@@ -46,10 +46,19 @@ __device__ void append_vector(const Shape& shape, const std::int64_t* slots, std
       static_cast<const Vector*>(plane.from)[token * plane.from_token + head * plane.from_head + vector];
 }
 
+// An attention launch behind this one may begin: it reads the tokens of earlier steps first, and waits before it reads
+// these (sm90/load_kv.cuh).
+__device__ void let_next_launch_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 template <class Vector>
 __global__ void __launch_bounds__(threads)
     append_host_slots(const __grid_constant__ Shape shape, const __grid_constant__ SlotArguments arguments,
                       std::int64_t vectors) {
+  let_next_launch_start();
   const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   if (index < vectors) append_vector<Vector>(shape, arguments.slots, index);
 }
@@ -58,6 +67,7 @@ template <class Vector>
 __global__ void __launch_bounds__(threads)
     append_device_slots(const __grid_constant__ Shape shape, const std::int64_t* __restrict__ slots,
                         std::int64_t vectors) {
+  let_next_launch_start();
   const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   if (index < vectors) append_vector<Vector>(shape, slots, index);
 }

@@ -6,8 +6,10 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 
 #include "kernels/sm90/instances.hpp"
 
@@ -44,6 +46,17 @@ Encode encoder() {
   return encode;
 }
 
+cudaError_t encode(Element element, int rank, const void* data, const cuuint64_t* sizes, const cuuint64_t* strides,
+                   const cuuint32_t* box, CUtensorMap& map) {
+  constexpr cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  const auto type = element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  if (encoder() == nullptr) return cudaErrorNotSupported;
+  const CUresult result = encoder()(&map, type, static_cast<cuuint32_t>(rank), const_cast<void*>(data), sizes, strides,
+                                    box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                    CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 /// K or V as [page][8 tokens of a page][64 elements of a head][token of 8][element]: a box is whole swizzled tiles.
 cudaError_t map_plane(const AttentionParams& a, const KvPlane& plane, std::int64_t num_pages, int box_tokens,
                       CUtensorMap& map) {
@@ -55,13 +68,18 @@ cudaError_t map_plane(const AttentionParams& a, const KvPlane& plane, std::int64
                                  bytes(plane.page_stride)};
   const cuuint32_t box[5] = {64, 8, static_cast<cuuint32_t>(a.head_dim / 64), static_cast<cuuint32_t>(box_tokens / 8),
                              1};
-  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
-  const auto type = a.kv_element == Element::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  if (encoder() == nullptr) return cudaErrorNotSupported;
-  const CUresult result =
-      encoder()(&map, type, 5, const_cast<void*>(plane.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  return encode(a.kv_element, 5, plane.data, sizes, strides, box, map);
+}
+
+/// q as [token][64 elements of a head][query head][element]: a box is rows of a swizzled tile, one head each.
+cudaError_t map_queries(const AttentionParams& a, int box_rows, CUtensorMap& map) {
+  const auto bytes = [](std::int64_t elements) { return static_cast<cuuint64_t>(elements) * 2; };
+  constexpr cuuint64_t any_token = cuuint64_t{1} << 31;
+  const cuuint64_t sizes[4] = {64, static_cast<cuuint64_t>(a.num_kv_heads) * a.group_size,
+                               static_cast<cuuint64_t>(a.head_dim) / 64, any_token};
+  const cuuint64_t strides[3] = {bytes(a.q.head_stride), bytes(64), bytes(a.q.token_stride)};
+  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
+  return encode(a.q_element, 4, a.q.data, sizes, strides, box, map);
 }
 
 bool aligned_to_16_bytes(const void* data, std::initializer_list<std::int64_t> strides) {
@@ -101,9 +119,11 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
                             aligned_to_16_bytes(a.out.data, {a.out.token_stride, a.out.head_stride});
   const int box_tokens = num_pages > 0 && rows_aligned ? box_tokens_of(a) : 0;
   const bool general = box_tokens == 0;
-  CUtensorMap k_map{}, v_map{};
+  const int q_box_rows = std::gcd(a.group_size, max_narrow_rows);
+  Maps maps{};
   if (!general) {
-    for (auto [plane, map] : {std::pair{&a.k, &k_map}, std::pair{&a.v, &v_map}}) {
+    if (const cudaError_t error = map_queries(a, q_box_rows, maps.q); error != cudaSuccess) return error;
+    for (auto [plane, map] : {std::pair{&a.k, &maps.k}, std::pair{&a.v, &maps.v}}) {
       if (const cudaError_t error = map_plane(a, *plane, num_pages, box_tokens, *map); error != cudaSuccess)
         return error;
     }
@@ -113,13 +133,16 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
   };
   const Arguments args{
       .params = params,
+      .group = cuda::Divisor::of(a.group_size),
+      .page = cuda::Divisor::of(a.page_size),
       .scale_log2 = a.scale * log2_e,
       .q_sign = std::signbit(a.scale) ? 0x80008000u : 0u,
-      .box_tokens = general ? 1 : box_tokens,
+      .q_box_rows = q_box_rows,
+      .box_shift = general ? 0 : std::bit_width(static_cast<unsigned>(box_tokens)) - 1,
       .gather_bytes = aligned(a.k) && aligned(a.v) ? 16 : 2,
   };
   return with_instance(a.head_dim, a.kv_element, general,
-                       [&](auto instance) { return instance.launch(args, k_map, v_map, num_ctas, stream); });
+                       [&](auto instance) { return instance.launch(args, maps, num_ctas, stream); });
 }
 
 }  // namespace trunkline::kernels::sm90

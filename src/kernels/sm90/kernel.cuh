@@ -13,6 +13,7 @@
 // give the same bits.
 #pragma once
 
+#include "kernels/sm90/instances.hpp"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/load_kv.cuh"
 #include "kernels/sm90/load_units.cuh"
@@ -53,103 +54,135 @@ __device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bo
   ptx::barrier_init_fence();
 }
 
-/// Until every CTA of the launch has called this; what they wrote before may be read after. By one thread of each CTA,
-/// after a barrier with those that wrote. The word leaves as it came but for its top bit: the next launch needs no
-/// reset.
-__device__ inline void meet_all_ctas(std::uint32_t* word) {
-  constexpr std::uint32_t top = 0x80000000u;
-  __threadfence();
-  const std::uint32_t before = atomicAdd(word, blockIdx.x == 0 ? top - (gridDim.x - 1) : 1);
-  std::uint32_t now;
-  do {
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word) : "memory");
-  } while (((before ^ now) & top) == 0);
-  __threadfence();
+/// Of the narrow units: rows that no copy fills would otherwise hold anything, even infinities.
+template <int head_dim>
+__device__ __forceinline__ void clear_queries(SharedMemory<head_dim>& shared) {
+  auto* const to = reinterpret_cast<uint4*>(shared.narrow_q);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x % warpgroup); i < static_cast<int>(sizeof(shared.narrow_q) / 16);
+       i += warpgroup) {
+    to[i] = make_uint4(0, 0, 0, 0);
+  }
+  ptx::fence_async();
 }
+
+/// Where all CTAs of the launch meet: what each wrote before, all may read after. By one thread of each CTA, between
+/// barriers with those that wrote and that read.
+class Meeting {
+ public:
+  /// Before this thread first arrives, after the last launch: until then the top bit of the word cannot change.
+  __device__ explicit Meeting(std::uint32_t* word) : word_(word) {
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(before_) : "l"(word) : "memory");
+  }
+  /// The word leaves as it came but for its top bit: the next launch needs no reset.
+  __device__ void arrive() const {
+    const std::uint32_t mine = blockIdx.x == 0 ? top - (gridDim.x - 1) : 1;
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(word_), "r"(mine) : "memory");
+  }
+  __device__ void wait() {
+    std::uint32_t now;
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word_) : "memory");
+    } while (((before_ ^ now) & top) == 0);
+    before_ ^= top;
+  }
+
+ private:
+  static constexpr std::uint32_t top = 0x80000000u;
+  std::uint32_t* word_;
+  std::uint32_t before_;
+};
 
 template <class T, int head_dim, bool general>
 __global__ void __launch_bounds__(num_threads, 1)
-    attend_forest(const __grid_constant__ Arguments args, const __grid_constant__ CUtensorMap k_map,
-                  const __grid_constant__ CUtensorMap v_map) {
+    attend_forest(const __grid_constant__ Arguments args, const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) std::uint8_t memory[];
   auto& shared = *reinterpret_cast<SharedMemory<head_dim>*>(memory);
   const CudaParams& params = args.params;
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
-
-  init_barriers(shared, false);
-  if (!general && threadIdx.x == 32) ptx::prefetch_map(&k_map), ptx::prefetch_map(&v_map);
-  ptx::let_next_launch_start();
-  ptx::wait_for_last_launch();
   const int num_phases = params.plan->num_phases;
-  const bool merges = params.plan->num_merges > 0;
-  __syncthreads();
 
+  ptx::let_next_launch_start();
+  init_barriers(shared, false);
+  // All of the CTA are ready. The plan, the block table and settled tokens were there before the last launch, so the
+  // loaders begin with them: in a chain of launches these lookups and copies overlap the launch before.
+  const auto start = [] { __syncthreads(); };
   // Between phases: all rings are empty, and all CTAs have written what they had.
-  const auto next_phase = [&] {
+  const auto next_phase = [&](auto meet) {
     __syncthreads();
-    if (threadIdx.x == 0) meet_all_ctas(params.counters);
+    meet();
     __syncthreads();
     init_barriers(shared, true);
     __syncthreads();
+    work += gridDim.x;
   };
+  const auto nothing = [] {};
   constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
 
   if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
-    for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
-      const int split = narrow_stages(*work);
-      switch (static_cast<Loader>(threadIdx.x / 32)) {
-        case Loader::narrow_kv: {
-          const StageWriter<head_dim> stages(shared, shared.barriers.narrow, 0, split);
-          if (work->narrow.num_tiles == 0) break;
-          if constexpr (general)
-            gather_tokens(args, work->narrow, stages);
-          else
-            load_boxes<true>(args, &k_map, &v_map, work->narrow, stages);
-          break;
-        }
-        case Loader::wide_kv: {
-          const StageWriter<head_dim> stages(shared, shared.barriers.wide, split, num_stages - split);
-          if (work->wide.num_tiles == 0) break;
-          if constexpr (general)
-            gather_tokens(args, work->wide, stages);
-          else
-            load_boxes<false>(args, &k_map, &v_map, work->wide, stages);
-          break;
-        }
-        case Loader::narrow_units:
-          load_narrow_units<T, head_dim, general>(args, work->narrow, shared);
-          break;
-        case Loader::wide_units:
-          if (num_units(work->wide) > 0) load_wide_units<head_dim>(args, work->wide, shared);
-          break;
-      }
-      if (phase + 1 < num_phases) next_phase();
+    const auto loader = static_cast<Loader>(threadIdx.x / 32);
+    const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
+    if (!general && loader == Loader::narrow_kv && threadIdx.x == 0) {
+      ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
     }
+    for (int phase = 0; phase < num_phases; ++phase) {
+      const auto start_once = [&] {
+        if (phase == 0) start();
+      };
+      const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
+      if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
+        const int split = narrow_stages(*work);
+        const StageWriter<head_dim> stages(shared, wide ? shared.barriers.wide : shared.barriers.narrow,
+                                           wide ? split : 0, wide ? num_stages - split : split);
+        if constexpr (general) {
+          gather_tokens(args, lane, stages, start_once);
+        } else {
+          load_boxes(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), stages,
+                     start_once);
+        }
+      } else if (wide) {
+        load_wide_units<head_dim>(args, lane, shared, start_once);
+      } else {
+        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start_once);
+      }
+      if (phase + 1 < num_phases) next_phase(nothing);
+    }
+    if (num_phases == 0) start();
   } else if (role == Role::narrow) {
     ptx::give_registers<narrow_registers>();
-    for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
+    clear_queries(shared);
+    start();
+    ptx::wait_for_last_launch();
+    for (int phase = 0; phase < num_phases; ++phase) {
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->narrow)).run();
-      if (phase + 1 < num_phases) next_phase();
+      if (phase + 1 < num_phases) next_phase(nothing);
     }
-    if (merges) ptx::arrive_threads(written, 3 * warpgroup);
+    if (params.plan->num_merges > 0) ptx::arrive_threads(written, 3 * warpgroup);
   } else {
     ptx::take_registers<wide_registers>();
-    for (int phase = 0; phase < num_phases; ++phase, work += gridDim.x) {
-      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
-      if (phase + 1 < num_phases) next_phase();
-    }
-    if (!merges) return;
-    // The wide consumers have the registers to merge. What to merge is looked up before the CTAs meet.
     constexpr int warps = 2 * warpgroup / 32, first = warpgroup * static_cast<int>(Role::wide_low);
-    const int warp = (static_cast<int>(threadIdx.x) - first) / 32;
-    MergeList<T, head_dim> list(params, warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-                                warps * static_cast<int>(gridDim.x));
+    const int thread = static_cast<int>(threadIdx.x) - first;
+    start();
+    ptx::wait_for_last_launch();
+    Meeting meeting(params.counters);
+    const auto meet = [&] {
+      if (thread == 0) meeting.arrive(), meeting.wait();
+    };
+    for (int phase = 0; phase < num_phases; ++phase) {
+      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
+      if (phase + 1 < num_phases) next_phase(meet);
+    }
+    if (params.plan->num_merges == 0) return;
+    // The wide consumers have the registers to merge.
     ptx::sync_threads(written, 3 * warpgroup);
-    if (threadIdx.x == first && num_phases > 0) meet_all_ctas(params.counters);
+    if (thread == 0) meeting.arrive();
+    MergeRows<T, head_dim> rows(args, thread / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
+                                warps * static_cast<int>(gridDim.x));
+    if (thread == 0) meeting.wait();
     ptx::sync_threads(met, 2 * warpgroup);
-    list.run();
+    rows.run();
   }
 }
 

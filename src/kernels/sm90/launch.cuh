@@ -15,8 +15,7 @@ int Instance<T, head_dim, general>::prepare() {
 }
 
 template <class T, int head_dim, bool general>
-int Instance<T, head_dim, general>::launch(const Arguments& args, const CUtensorMap& k_map, const CUtensorMap& v_map,
-                                           int num_ctas, void* stream) {
+int Instance<T, head_dim, general>::launch(const Arguments& args, const Maps& maps, int num_ctas, void* stream) {
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeCooperative;  // all CTAs are resident: they wait for each other
   attributes[0].val.cooperative = 1;
@@ -29,7 +28,7 @@ int Instance<T, head_dim, general>::launch(const Arguments& args, const CUtensor
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = attributes;
   config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, attend_forest<T, head_dim, general>, args, k_map, v_map);
+  return cudaLaunchKernelEx(&config, attend_forest<T, head_dim, general>, args, maps);
 }
 
 }  // namespace trunkline::kernels::sm90

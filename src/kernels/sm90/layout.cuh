@@ -43,7 +43,17 @@ struct UnitSlot {
   std::int32_t lead;               // tokens before this one are not the unit's
   std::int32_t min_end, max_end;   // of its rows
   std::int32_t row_end[max_rows];  // one past the last token each row sees; may be <= lead
-  std::int32_t q_index[max_rows];  // row of q, out and lse
+};
+/// Where a row's result goes: f32 of a partial, or elements of out. No lse where it is not wanted.
+struct alignas(16) RowTarget {
+  void* out;
+  float* lse;
+};
+struct NarrowSlot : UnitSlot<max_narrow_rows> {
+  RowTarget to[max_narrow_rows];
+};
+struct WideSlot : UnitSlot<max_wide_rows> {
+  std::int32_t q_index[max_wide_rows];  // row of q, out and lse
 };
 
 /// Of the stages of one lane: K and V are waited for, and freed, apart. `full` has the arrival of the producer, `empty`
@@ -66,8 +76,9 @@ struct SharedMemory {
   alignas(1024) std::uint8_t stages[num_stages][StageLayout<head_dim>::bytes];
   alignas(1024) std::uint8_t narrow_q[num_narrow_slots][max_narrow_rows * head_dim * 2];
   alignas(1024) std::uint8_t narrow_p[2][max_narrow_rows * tile_tokens * 2];
-  UnitSlot<max_narrow_rows> narrow_units[num_narrow_slots];
-  UnitSlot<max_wide_rows> wide_units[num_wide_slots];
+  NarrowSlot narrow_units[num_narrow_slots];
+  WideSlot wide_units[num_wide_slots];
+  float narrow_sums[2][max_narrow_rows][4];  // of two units' rows, by warp
   Barriers barriers;
 };
 

@@ -1,9 +1,9 @@
 // The producers: one warp per ring that streams the tokens of the CTA's units into stages, without a break between
-// units. Page indices are read ahead of their copies, two units or 32 boxes.
+// units. Page indices are read ahead of their copies, a unit or 32 boxes.
 #pragma once
 
-#include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/layout.cuh"
+#include "kernels/sm90/units.cuh"
 
 namespace trunkline::kernels::sm90 {
 
@@ -42,44 +42,13 @@ class StageWriter {
 /// The tokens of a unit, and where their pages are.
 struct TokenRun {
   int table_row, begin, end, head;
-};
-
-/// A lane of the plan as the tokens of its units. By a whole warp: 32 units are read at once, one per lane, well before
-/// their use, so that a list of short units waits for no item. The first one has a copy beside the schedule.
-class TokenRuns {
- public:
-  __device__ TokenRuns(const CudaParams& params, const CtaWork::Lane& work)
-      : params_(params), work_(work), count_(num_units(work)), batch_(read(1)) {}
-  /// An empty run after the last.
-  __device__ __forceinline__ TokenRun next() {
-    const int index = next_++;
-    if (index == 0) {
-      return {__ldg(&work_.first.table_row), __ldg(&work_.first.token_begin), __ldg(&work_.first.token_end),
-              __ldg(&work_.first_head)};
-    }
-    const int at = (index - 1) % 32;
-    if (at == 0) {
-      if (index > 1) batch_ = ahead_;
-      ahead_ = read(index + 32);
-    }
-    return {__shfl_sync(~0u, batch_.table_row, at), __shfl_sync(~0u, batch_.begin, at),
-            __shfl_sync(~0u, batch_.end, at), __shfl_sync(~0u, batch_.head, at)};
-  }
-
- private:
-  /// This lane's of units [first, first + 32).
-  __device__ __forceinline__ TokenRun read(int first) const {
-    const int index = first + static_cast<int>(threadIdx.x % 32);
-    if (index >= count_) return {0, 0, 0, 0};
-    const UnitPlace unit(work_, index, params_.attention.num_kv_heads);
-    const CudaItem& item = cuda::plan_array<CudaItem>(params_.plan, params_.plan->items)[unit.item];
-    return {__ldg(&item.table_row), __ldg(&item.token_begin), __ldg(&item.token_end), unit.head};
-  }
-
-  const CudaParams& params_;
-  const CtaWork::Lane& work_;
-  int count_, next_ = 0;
-  TokenRun batch_, ahead_{};
+  int settled_end;  // tokens before this one were there before this step
+  __device__ __forceinline__ explicit TokenRun(const Unit& unit)
+      : table_row(unit.table_row),
+        begin(unit.token_begin),
+        end(unit.token_end),
+        head(unit.head),
+        settled_end(unit.settled_end) {}
 };
 
 /// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.
@@ -89,44 +58,48 @@ struct Box {
 
 __device__ __forceinline__ Box find_box(const Arguments& args, const TokenRun& run, int box) {
   const AttentionParams& a = args.params.attention;
-  const int token = box * args.box_tokens, entry = token / a.page_size;
+  const int token = box << args.box_shift, entry = args.page.quotient(token);
   if (token >= run.end) return {0, 0};
   return {__ldg(a.table + run.table_row * a.table_stride + entry), (token - entry * a.page_size) / group_tokens};
 }
 
-/// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane.
-///   once  nobody else reads these tokens: they should leave L2 first
-template <bool once, int head_dim>
-__device__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                           const CtaWork::Lane& work, StageWriter<head_dim> stage) {
+/// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. The boxes of
+/// the next unit are looked up before those of this one are copied, or 32 ahead. Waits for earlier launches only at the
+/// first token that one of them may have written.
+template <int head_dim, class Start>
+__device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
+                                           const CtaWork::Lane& work, std::uint64_t policy, StageWriter<head_dim> stage,
+                                           Start start) {
   using Layout = StageLayout<head_dim>;
   const int lane = threadIdx.x % 32;
-  const int box_tokens = args.box_tokens, boxes = tile_tokens / box_tokens;  // boxes of a tile's plane, 1 to 8
-  const int box_bytes = box_tokens / group_tokens * Layout::group_bytes;
+  const int box_shift = args.box_shift, boxes = tile_tokens >> box_shift;  // boxes of a tile's plane, 1 to 8
+  const int box_bytes = Layout::group_bytes / group_tokens << box_shift;
   const bool is_v = lane >= boxes;  // lanes [0, boxes) copy K, [boxes, 2 * boxes) V
   const int my_box = lane & (boxes - 1);
   const KvPlane& plane = is_v ? args.params.attention.v : args.params.attention.k;
   const int chunks = static_cast<int>(plane.head_stride / 64);  // of 64 elements, from head to head
-  const auto first_box = [&](const TokenRun& r) { return r.begin / box_tokens; };
+  const auto first_box = [&](const TokenRun& r) { return r.begin >> box_shift; };
   const auto look_up = [&](const TokenRun& r) { return find_box(args, r, first_box(r) + lane); };
 
-  TokenRuns runs(args.params, work);
-  TokenRun run = runs.next(), run1{};
-  Box found = look_up(run), found1{};
-  bool first_unit = true;
+  Units units(args.params, work);
+  TokenRun run(units.next());
+  Box found = look_up(run);
+  start();
+  bool waited = false;  // for earlier launches, which may write what is not settled
   while (run.end > 0) {
-    const int end_box = (run.end + box_tokens - 1) / box_tokens;
+    const int end_box = (run.end + (1 << box_shift) - 1) >> box_shift;
     const int chunk = run.head * chunks;
-    TokenRun run2{};
-    Box found2{};
+    TokenRun next = run;
+    Box next_found{};
     for (int window = first_box(run); window < end_box; window += 32) {
       Box ahead{};
       for (int box = window; box < min(end_box, window + 32); box += boxes) {
         const int count = min(boxes, end_box - box);
+        if (!waited && (box + count) << box_shift > run.settled_end) ptx::wait_for_last_launch(), waited = true;
         const int page = __shfl_sync(~0u, found.page, box - window + my_box);
         const int group = __shfl_sync(~0u, found.group, box - window + my_box);
         const auto load = [&](std::uint8_t* to, const CUtensorMap* map, std::uint64_t* full) {
-          if (my_box < count) ptx::load_box<once>(to + my_box * box_bytes, map, full, 0, 0, chunk, group, page);
+          if (my_box < count) ptx::load_box(to + my_box * box_bytes, map, full, policy, 0, 0, chunk, group, page);
         };
         stage.wait_k_empty();
         if (lane == 0) ptx::barrier_expect(stage.k_full(), count * box_bytes);
@@ -139,48 +112,88 @@ __device__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, cons
         stage.advance();
         // Lookups for later, behind the first copies of what is at hand.
         if (box == window && window + 32 < end_box) ahead = find_box(args, run, window + 32 + lane);
-        if (box == first_box(run)) {
-          if (first_unit) run1 = runs.next(), found1 = look_up(run1);
-          first_unit = false;
-          run2 = runs.next(), found2 = look_up(run2);
-        }
+        if (box == first_box(run)) next = TokenRun(units.next()), next_found = look_up(next);
       }
       found = ahead;
     }
-    run = run1, run1 = run2;
-    found = found1, found1 = found2;
+    run = next;
+    found = next_found;
   }
 }
 
-/// 16 bytes of a row to their swizzled place, piece by piece where the source is not aligned.
-__device__ __forceinline__ void gather_chunk(std::uint32_t to, const std::uint16_t* from, int alignment) {
-  if (alignment == 16) {
-    ptx::copy_16(to, from, true);
-    return;
-  }
-  std::uint32_t words[4];
+/// 16 bytes of a row that is not aligned to them.
+__device__ __forceinline__ void gather_unaligned(std::uint32_t to, const void* row, bool valid) {
+  const auto* const from = static_cast<const std::uint16_t*>(row);
+  std::uint32_t words[4] = {0, 0, 0, 0};
+  if (valid) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    words[i] = __ldg(from + 2 * i) | static_cast<std::uint32_t>(__ldg(from + 2 * i + 1)) << 16;
+    for (int i = 0; i < 4; ++i) {
+      words[i] = __ldg(from + 2 * i) | static_cast<std::uint32_t>(__ldg(from + 2 * i + 1)) << 16;
+    }
+  }
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
                "r"(words[3])
                : "memory");
 }
 
-/// Without the copy engine, for pages and strides that its boxes do not fit: every lane finds the rows of two tokens,
-/// and all lanes copy them, a row's chunks side by side. A stage is published once the copies of the next one have been
-/// issued, so that two are in flight.
-template <int head_dim>
-__device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, StageWriter<head_dim> stage) {
+/// The tiles of a lane of the plan, with the places of two tokens per lane, read one tile ahead.
+class TokenPlaces {
+ public:
+  struct Tile {
+    TokenRun run;          // end 0: there is none
+    int token;             // its first
+    int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the run's last one beyond its end
+  };
+  __device__ TokenPlaces(const Arguments& args, const CtaWork::Lane& work)
+      : args_(args), units_(args.params, work), ahead_(find(TokenRun(units_.next()), 0, true)) {}
+  __device__ __forceinline__ Tile next() {
+    const Tile tile = ahead_;
+    if (tile.run.end == 0) return tile;
+    const bool same = tile.token + tile_tokens < tile.run.end;
+    ahead_ = find(same ? tile.run : TokenRun(units_.next()), tile.token + tile_tokens, !same);
+    return tile;
+  }
+
+ private:
+  __device__ __forceinline__ Tile find(const TokenRun& run, int token, bool first) const {
+    const AttentionParams& a = args_.params.attention;
+    Tile tile{run, first ? run.begin : token, {0, 0}, {0, 0}};
+    if (run.end == 0) return tile;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int t = min(tile.token + i * 32 + static_cast<int>(threadIdx.x % 32), run.end - 1);
+      const int entry = args_.page.quotient(t);
+      tile.page[i] = __ldg(a.table + run.table_row * a.table_stride + entry);
+      tile.slot[i] = t - entry * a.page_size;
+    }
+    return tile;
+  }
+
+  const Arguments& args_;
+  Units units_;
+  Tile ahead_;
+};
+
+/// Without the copy engine, for pages and strides that its boxes do not fit: every lane knows the places of two tokens,
+/// and all lanes copy them, a row's chunks side by side; zeros beyond the unit's end. A stage is published once the
+/// copies of the next one have been issued, so that two are in flight.
+template <int head_dim, class Start>
+__device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work,
+                                              StageWriter<head_dim> stage, Start start) {
   using Layout = StageLayout<head_dim>;
   const AttentionParams& a = args.params.attention;
   const int lane = threadIdx.x % 32;
   constexpr int chunks = head_dim / 8, rows_at_once = 32 / chunks;
   const int chunk = lane % chunks, sub = lane / chunks;
-  TokenRuns runs(args.params, work);
+  const bool aligned = args.gather_bytes == 16;
+  // Of this lane's chunk in row `sub` of a group of 8; the row's other bits are xored and added as constants.
+  const std::uint32_t in_group = chunk / 8 * Layout::half_bytes + sub * 128, swizzled = (chunk % 8 ^ sub) * 16;
+  TokenPlaces places(args, work);
+  start();
+  ptx::wait_for_last_launch();
   StageWriter<head_dim> filled = stage;  // the oldest stage not yet published
   bool pending = false;
-  auto publish = [&]() {
+  const auto publish = [&] {
     ptx::fence_async();
     __syncwarp();
     if (lane == 0) {
@@ -189,51 +202,47 @@ __device__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, 
     }
     filled.advance();
   };
-  for (TokenRun run = runs.next(); run.end > 0; run = runs.next()) {
-    for (int token = run.begin; token < run.end; token += tile_tokens) {
-      std::int64_t page[2];
-      int slot[2];
+  for (auto tile = places.next(); tile.run.end > 0; tile = places.next()) {
+    // A consumer may hold its stage until it sees the next one: nothing is kept back while this waits.
+    if (pending && !__all_sync(~0u, stage.empty())) {
+      cuda::wait_copies<0>();
+      publish();
+      pending = false;
+    }
+    stage.wait_k_empty();
+    stage.wait_v_empty();
+    const int count = tile.run.end - tile.token;  // of tokens that are the unit's
+#pragma unroll 1
+    for (int plane = 0; plane < 2; ++plane) {
+      const KvPlane& from = plane == 0 ? a.k : a.v;
+      const std::uint32_t to = ptx::shared_address(plane == 0 ? stage.k() : stage.v()) + in_group;
+      const auto* const data =
+          static_cast<const std::uint16_t*>(from.data) + tile.run.head * from.head_stride + chunk * 8;
+      const std::int64_t low = tile.page[0] * from.page_stride + tile.slot[0] * from.token_stride;
+      const std::int64_t high = tile.page[1] * from.page_stride + tile.slot[1] * from.token_stride;
+      const auto copy_row = [&](int row, auto copy) {  // and the rows at once after it
+        const std::int64_t offset = __shfl_sync(~0u, row < 32 ? low : high, (row + sub) % 32);
+        copy(to + row / 8 * Layout::group_bytes + row % 8 * 128 + (swizzled ^ row % 8 * 16), data + offset,
+             row + sub < count);
+      };
+#pragma unroll 1
+      for (int group = 0; group < tile_tokens; group += group_tokens) {
+        if (aligned) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int t = min(token + i * 32 + lane, run.end - 1), entry = t / a.page_size;
-        page[i] = __ldg(a.table + run.table_row * a.table_stride + entry);
-        slot[i] = t - entry * a.page_size;
-      }
-      // A consumer may hold its stage until it sees the next one: nothing is kept back while this waits.
-      if (pending && !__all_sync(~0u, stage.empty())) {
-        cuda::wait_copies<0>();
-        publish();
-        pending = false;
-      }
-      stage.wait_k_empty();
-      stage.wait_v_empty();
+          for (int row = 0; row < group_tokens; row += rows_at_once) copy_row(group + row, ptx::copy_16);
+        } else {
 #pragma unroll
-      for (int plane = 0; plane < 2; ++plane) {
-        const KvPlane& from = plane == 0 ? a.k : a.v;
-        const std::uint32_t to = ptx::shared_address(plane == 0 ? stage.k() : stage.v());
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const std::int64_t mine =
-              page[i] * from.page_stride + slot[i] * from.token_stride + run.head * from.head_stride;
-#pragma unroll 4
-          for (int r = 0; r < 32; r += rows_at_once) {
-            const std::int64_t offset = __shfl_sync(~0u, mine, r + sub);
-            const int row = i * 32 + r + sub;
-            if (token + row >= run.end) continue;
-            gather_chunk(to + row / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes + row % 8 * 128 +
-                             (chunk % 8 ^ row % 8) * 16,
-                         static_cast<const std::uint16_t*>(from.data) + offset + chunk * 8, args.gather_bytes);
-          }
+          for (int row = 0; row < group_tokens; row += rows_at_once) copy_row(group + row, gather_unaligned);
         }
       }
-      cuda::commit_copies();
-      if (pending) {
-        cuda::wait_copies<1>();
-        publish();
-      }
-      pending = true;
-      stage.advance();
     }
+    cuda::commit_copies();
+    if (pending) {
+      cuda::wait_copies<1>();
+      publish();
+    }
+    pending = true;
+    stage.advance();
   }
   cuda::wait_copies<0>();
   if (pending) publish();

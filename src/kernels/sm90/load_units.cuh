@@ -1,71 +1,62 @@
 // The unit loaders: one warp per lane of the plan that runs ahead of the consumers, looks up what a unit's rows see and
-// where they lie, and brings the narrow units' queries into shared memory.
+// where their results go, and brings the narrow units' queries into shared memory.
 #pragma once
+
+#include <climits>
 
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/layout.cuh"
+#include "kernels/sm90/units.cuh"
+#include "kernels/sm90/write_rows.cuh"
 
 namespace trunkline::kernels::sm90 {
 
-/// What the loaders need of an item; read as words, of which each lane holds one.
-struct ItemRows {
-  int row_begin, num_rows, token_begin, token_end, partial_begin;
-  __device__ __forceinline__ ItemRows(int word, int first_lane)
-      : row_begin(__shfl_sync(~0u, word, first_lane)),
-        num_rows(__shfl_sync(~0u, word, first_lane + 1)),
-        token_begin(__shfl_sync(~0u, word, first_lane + 3)),
-        token_end(__shfl_sync(~0u, word, first_lane + 4)),
-        partial_begin(__shfl_sync(~0u, word, first_lane + 5)) {}
-};
-static_assert(offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, partial_begin) == 20);
-inline constexpr int item_words = 8;
-
-/// The first item has a copy beside the schedule, which waits for nothing else.
-__device__ __forceinline__ int first_item_word(const CtaWork::Lane& work) {
-  return __ldg(reinterpret_cast<const int*>(&work.first) + threadIdx.x % item_words);
-}
-__device__ __forceinline__ int item_word(const CudaParams& params, int item) {
-  const CudaItem* items = cuda::plan_array<CudaItem>(params.plan, params.plan->items);
-  return __ldg(reinterpret_cast<const int*>(items + item) + threadIdx.x % item_words);
-}
-
+/// Where a row of the plan lies, and what it sees.
 struct RowPlace {
-  int q_index, end;  // one past the last position it sees
+  int q_index, head;  // row of q, out and lse; query head
+  int end;            // one past the last position it sees, or beyond all
 };
-__device__ __forceinline__ RowPlace look_up_row(const CudaParams& params, int row) {
+__device__ __forceinline__ RowPlace look_up_row(const Arguments& args, const Unit& unit, int row) {
+  const CudaParams& params = args.params;
   const AttentionParams& a = params.attention;
-  const QueryToken* tokens = cuda::plan_array<QueryToken>(params.plan, params.plan->query_tokens);
-  const int4 token = __ldg(reinterpret_cast<const int4*>(tokens + row / a.group_size));
-  return {token.x, a.seq_lens == nullptr ? token.w : min(token.w, a.seq_lens[token.y])};
+  const int at = unit.row_begin + row, token = args.group.quotient(at);
+  const int head = unit.head * a.group_size + at - token * a.group_size;
+  RowPlace place{unit.first_q + token - args.group.quotient(unit.row_begin), head, INT_MAX};
+  if (unit.first_q < 0 || unit.masked || a.seq_lens != nullptr) {
+    const QueryToken* tokens = cuda::plan_array<QueryToken>(params.plan, params.plan->query_tokens);
+    const int4 entry = __ldg(reinterpret_cast<const int4*>(tokens + token));
+    place.q_index = entry.x;
+    place.end = a.seq_lens == nullptr ? entry.w : min(entry.w, a.seq_lens[entry.y]);
+  }
+  return place;
 }
 static_assert(offsetof(QueryToken, request) == 4 && offsetof(QueryToken, visible_end) == 12);
 
-/// By a whole warp: lane l brings rows l, l + 32, ...; rows beyond the item's last repeat it.
+/// By a whole warp, lane l for rows l, l + 32, ...; rows beyond the item's last repeat it.
 template <int max_rows, int count>
-__device__ __forceinline__ void fill(UnitSlot<max_rows>& slot, const ItemRows& item, int head, int align,
+__device__ __forceinline__ void fill(UnitSlot<max_rows>& slot, const Arguments& args, const Unit& unit,
                                      const RowPlace (&rows)[count]) {
   const int lane = threadIdx.x % 32;
-  const int origin = item.token_begin / align * align;
-  int low = item.token_end - origin, high = 0;
+  const int origin = unit.token_begin >> args.box_shift << args.box_shift;
+  int low = unit.token_end - origin, high = 0;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int end = min(rows[i].end, item.token_end) - origin;
-    if (lane + 32 * i < max_rows) {
-      slot.row_end[lane + 32 * i] = end;
-      slot.q_index[lane + 32 * i] = rows[i].q_index;
-    }
+    const int end = min(rows[i].end, unit.token_end) - origin;
+    if (lane + 32 * i < max_rows) slot.row_end[lane + 32 * i] = end;
     low = min(low, end);
     high = max(high, end);
   }
-  low = __reduce_min_sync(~0u, low);
-  high = __reduce_max_sync(~0u, high);
+  if (unit.masked || args.params.attention.seq_lens != nullptr) {
+    low = __reduce_min_sync(~0u, low);
+    high = __reduce_max_sync(~0u, high);
+  }
   if (lane == 0) {
-    slot.num_rows = item.num_rows;
-    slot.num_tiles = (item.token_end - origin + tile_tokens - 1) / tile_tokens;
-    slot.head = head;
-    slot.partial_begin = item.partial_begin;
-    slot.row_begin = item.row_begin;
-    slot.lead = item.token_begin - origin;
+    slot.num_rows = unit.num_rows;
+    slot.num_tiles = (unit.token_end - origin + tile_tokens - 1) / tile_tokens;
+    slot.head = unit.head;
+    slot.partial_begin = unit.partial_begin;
+    slot.row_begin = unit.row_begin;
+    slot.lead = unit.token_begin - origin;
     slot.min_end = low;
     slot.max_end = high;
   }
@@ -74,125 +65,100 @@ __device__ __forceinline__ void fill(UnitSlot<max_rows>& slot, const ItemRows& i
 /// Rows of the narrow consumer's products: the item's, padded.
 __device__ __forceinline__ int padded_rows(int num_rows) { return num_rows <= 8 ? 8 : 16; }
 
-/// Queries of a unit, [head_dim / 64][rows][64] swizzled; zeros beyond the last row.
-template <class T, int head_dim, bool general>
-__device__ __forceinline__ void copy_queries(const Arguments& args, const ItemRows& item, int head, int my_q_index,
-                                             std::uint8_t* to) {
+/// Queries of a unit by the copy engine, [head_dim / 64][padded rows][64] swizzled: one box per lane, of 64 elements of
+/// query heads side by side. What lies in rows beyond the last comes to nothing that is written. Lane l knows row l.
+template <int head_dim>
+__device__ __forceinline__ void load_queries(const Arguments& args, const CUtensorMap* q_map, const Unit& unit,
+                                             const RowPlace& mine, std::uint8_t* to, std::uint64_t* full) {
+  constexpr int halves = head_dim / 64;
+  const int lane = threadIdx.x % 32, half = lane % halves, row = lane / halves * args.q_box_rows;
+  const int q_index = __shfl_sync(~0u, mine.q_index, row), head = __shfl_sync(~0u, mine.head, row);
+  if (lane == 0) ptx::barrier_expect_only(full, unit.num_rows * head_dim * 2);
+  __syncwarp();
+  if (row < unit.num_rows) {
+    ptx::load_rows(to + (half * padded_rows(unit.num_rows) + row) * 128, q_map, full, 0, head, half, q_index);
+  }
+}
+
+/// The same without the copy engine, for any strides.
+template <class T, int head_dim>
+__device__ __forceinline__ void gather_queries(const Arguments& args, const Unit& unit, const RowPlace& mine,
+                                               std::uint8_t* to) {
   constexpr int chunks = head_dim / 8;
-  const AttentionParams& a = args.params.attention;
-  const int lane = threadIdx.x % 32, chunk = lane % chunks;
-  const int num_rows = padded_rows(item.num_rows);
-  const auto* q = static_cast<const T*>(a.q.data);
+  const RowsView& q = args.params.attention.q;
+  const int lane = threadIdx.x % 32, chunk = lane % chunks, num_rows = padded_rows(unit.num_rows);
+#pragma unroll 1
   for (int r = 0; r < num_rows; r += 32 / chunks) {
     const int row = r + lane / chunks;
-    const std::int64_t q_index = __shfl_sync(~0u, my_q_index, min(row, item.num_rows - 1));
-    const bool valid = row < item.num_rows;
-    const int head_in_group = (item.row_begin + row) % a.group_size;
-    const T* from =
-        q + q_index * a.q.token_stride + (head * a.group_size + head_in_group) * a.q.head_stride + chunk * 8;
+    const cuda::RowPlace place{__shfl_sync(~0u, mine.q_index, row), __shfl_sync(~0u, mine.head, row)};
+    const auto* const from = reinterpret_cast<const std::uint16_t*>(cuda::row_of<T>(q, place)) + chunk * 8;
+    std::uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = from[2 * i] | static_cast<std::uint32_t>(from[2 * i + 1]) << 16;
     const std::uint32_t at =
         ptx::shared_address(to) + chunk / 8 * num_rows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16;
-    if constexpr (!general) {
-      ptx::copy_16(at, valid ? from : q, valid);
-    } else {
-      std::uint32_t words[4] = {0, 0, 0, 0};
-      const auto* halves = reinterpret_cast<const std::uint16_t*>(from);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (valid) words[i] = halves[2 * i] | static_cast<std::uint32_t>(halves[2 * i + 1]) << 16;
-      }
-      asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-                   "r"(words[3])
-                   : "memory");
-    }
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
   }
+  ptx::fence_async();
 }
 
-/// Units in batches of four, whose lookups take one latency: the items of a batch are read two batches ahead, what
-/// their rows see one ahead, and the queries of a whole batch are under way together.
-template <class T, int head_dim, bool general>
-__device__ void load_narrow_units(const Arguments& args, const CtaWork::Lane& work, SharedMemory<head_dim>& shared) {
-  constexpr int batch = 32 / item_words;
-  static_assert(max_narrow_rows == 16 && num_narrow_slots > batch);
-  const CudaParams& params = args.params;
-  const int num_heads = params.attention.num_kv_heads, count = num_units(work), lane = threadIdx.x % 32;
-  const auto place = [&](int unit) { return UnitPlace(work, min(unit, count - 1), num_heads); };
-  const auto read_items = [&](int first) { return item_word(params, place(first + lane / item_words).item); };
-  // Row r of the batch's unit u is looked up by lane (16 u + r) % 32.
-  struct Rows {
-    RowPlace pair[2];
-  };
-  const auto look_up = [&](int words) {
-    Rows rows;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int first = (2 * i + lane / 16) * item_words;
-      const int row_begin = __shfl_sync(~0u, words, first), num_rows = __shfl_sync(~0u, words, first + 1);
-      rows.pair[i] = look_up_row(params, row_begin + min(lane % 16, num_rows - 1));
-    }
-    return rows;
-  };
-
-  if (count == 0) return;
-  // The first unit is a batch of its own: nothing starts before its queries are there.
-  int words = first_item_word(work), next_words = read_items(1);
-  Rows rows = look_up(words);
-  Ring fill_at, publish_at;
-  for (int first = 0; first < count;) {
-    const int units = first == 0 ? 1 : min(batch, count - first), next = first + units;
-#pragma unroll 1
-    for (int u = 0; u < units; ++u) {
-      const ItemRows item(words, u * item_words);
-      const int head = place(first + u).head, source = u % 2 * 16 + lane % 16;
-      const int q_index = __shfl_sync(~0u, u < 2 ? rows.pair[0].q_index : rows.pair[1].q_index, source);
-      const int end = __shfl_sync(~0u, u < 2 ? rows.pair[0].end : rows.pair[1].end, source);
-      ptx::barrier_wait(&shared.barriers.narrow_units.empty[fill_at.stage], fill_at.parity ^ 1);
-      fill(shared.narrow_units[fill_at.stage], item, head, args.box_tokens, {{q_index, end}});
-      copy_queries<T, head_dim, general>(args, item, head, q_index, shared.narrow_q[fill_at.stage]);
-      cuda::commit_copies();
-      fill_at.advance(num_narrow_slots);
-    }
-    const int ahead_words = read_items(next + batch);
-    const Rows next_rows = look_up(next_words);
-    for (int u = 0; u < units; ++u) {
-      switch (units - 1 - u) {  // copies of later units may still be on their way
-        case 0:
-          cuda::wait_copies<0>();
-          break;
-        case 1:
-          cuda::wait_copies<1>();
-          break;
-        case 2:
-          cuda::wait_copies<2>();
-          break;
-        default:
-          cuda::wait_copies<3>();
-      }
-      ptx::fence_async();
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(&shared.barriers.narrow_units.full[publish_at.stage]);
-      publish_at.advance(num_narrow_slots);
-    }
-    words = next_words, next_words = ahead_words, rows = next_rows, first = next;
-  }
-}
-
-template <int head_dim>
-__device__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work, SharedMemory<head_dim>& shared) {
-  constexpr int rows_per_lane = max_wide_rows / 32;
-  const CudaParams& params = args.params;
-  const int num_heads = params.attention.num_kv_heads, count = num_units(work), lane = threadIdx.x % 32;
+template <class T, int head_dim, bool general, class Start>
+__device__ __forceinline__ void load_narrow_units(const Arguments& args, const CUtensorMap* q_map,
+                                                  const CtaWork::Lane& work, SharedMemory<head_dim>& shared,
+                                                  Start start) {
+  const int lane = threadIdx.x % 32;
+  Units units(args.params, work);
   Ring ring;
-  for (int unit = 0; unit < count; ++unit) {
-    const UnitPlace place(work, unit, num_heads);
-    const ItemRows item(unit == 0 ? first_item_word(work) : item_word(params, place.item), 0);
+  start();
+  ptx::wait_for_last_launch();
+#pragma unroll 1
+  for (int u = 0; u < units.count(); ++u) {
+    const Unit unit = units.next();
+    const int row = min(lane % max_narrow_rows, unit.num_rows - 1);
+    const RowPlace place[1] = {look_up_row(args, unit, row)};
+    NarrowSlot& slot = shared.narrow_units[ring.stage];
+    std::uint64_t* const full = &shared.barriers.narrow_units.full[ring.stage];
+    ptx::barrier_wait(&shared.barriers.narrow_units.empty[ring.stage], ring.parity ^ 1);
+    if constexpr (general) {
+      gather_queries<T, head_dim>(args, unit, place[0], shared.narrow_q[ring.stage]);
+    } else {
+      load_queries<head_dim>(args, q_map, unit, place[0], shared.narrow_q[ring.stage], full);
+    }
+    fill(slot, args, unit, place);
+    if (lane < max_narrow_rows) {
+      slot.to[lane] =
+          target_of<T>(args.params.attention, unit.head, unit.partial_begin, row, place[0].q_index, place[0].head);
+    }
+    __syncwarp();
+    if (lane == 0) ptx::barrier_arrive(full);
+    ring.advance(num_narrow_slots);
+  }
+}
+
+template <int head_dim, class Start>
+__device__ __forceinline__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work,
+                                                SharedMemory<head_dim>& shared, Start start) {
+  constexpr int rows_per_lane = max_wide_rows / 32;
+  const int lane = threadIdx.x % 32;
+  Units units(args.params, work);
+  Ring ring;
+  start();
+  ptx::wait_for_last_launch();
+#pragma unroll 1
+  for (int u = 0; u < units.count(); ++u) {
+    const Unit unit = units.next();
     RowPlace rows[rows_per_lane];
 #pragma unroll
     for (int i = 0; i < rows_per_lane; ++i) {
-      rows[i] = look_up_row(params, item.row_begin + min(lane + 32 * i, item.num_rows - 1));
+      rows[i] = look_up_row(args, unit, min(lane + 32 * i, unit.num_rows - 1));
     }
+    WideSlot& slot = shared.wide_units[ring.stage];
     ptx::barrier_wait(&shared.barriers.wide_units.empty[ring.stage], ring.parity ^ 1);
-    fill(shared.wide_units[ring.stage], item, place.head, args.box_tokens, rows);
+    fill(slot, args, unit, rows);
+#pragma unroll
+    for (int i = 0; i < rows_per_lane; ++i) slot.q_index[lane + 32 * i] = rows[i].q_index;
     __syncwarp();
     if (lane == 0) ptx::barrier_arrive(&shared.barriers.wide_units.full[ring.stage]);
     ring.advance(num_wide_slots);

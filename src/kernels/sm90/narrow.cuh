@@ -32,7 +32,7 @@ class NarrowConsumer {
   }
 
  private:
-  using Slot = UnitSlot<max_narrow_rows>;
+  using Slot = NarrowSlot;
 
   // The scores may exceed the reference by a factor of 256 before it moves: sums stay far from overflow. A first tile
   // whose largest score is below 1/64 of the reference sets it too, so that f16 probabilities keep their precision.
@@ -200,6 +200,7 @@ class NarrowConsumer {
 
   /// Zeroes the values from `first` on: a probability of 0 does not undo a NaN.
   static __device__ __forceinline__ void zero_tokens(std::uint8_t* v, int first) {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x % warpgroup); i < (tile_tokens - first) * (head_dim / 8);
          i += warpgroup) {
       const int token = first + i / (head_dim / 8), chunk = i % (head_dim / 8);
@@ -307,48 +308,48 @@ class NarrowConsumer {
     probabilities<N>(state, scores, p, sum);
   }
 
-  /// The sums of the unit whose last values are on their way, to all warps. Its queries are no longer needed: the sums
-  /// take their place.
+  /// The sums of the unit whose last values are on their way, to all warps.
   template <int N>
   __device__ __forceinline__ void hand_over_sums(State<N>& state) {
-    auto* const sums = reinterpret_cast<float (*)[max_narrow_rows]>(shared_.narrow_q[unwritten_.stage]);
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
       state.last_reference[c] = state.reference[c];
 #pragma unroll
       for (int x = 4; x < 32; x *= 2) state.sum[c] += __shfl_xor_sync(~0u, state.sum[c], x);
-      if (lane() < 4) sums[warp()][row_of(c)] = state.sum[c];
+      if (lane() < 4) shared_.narrow_sums[unwritten_.stage % 2][row_of(c)][warp()] = state.sum[c];
     }
   }
+  static_assert(num_narrow_slots % 2 == 0);
 
   /// After a barrier after hand_over_sums, and with the last values in.
   template <int N>
   __device__ __forceinline__ void write_unit(const State<N>& state) {
     const Slot& unit = slot(unwritten_);
-    const auto* const sums = reinterpret_cast<const float (*)[max_narrow_rows]>(shared_.narrow_q[unwritten_.stage]);
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
       const int row = row_of(c);
       if (row >= unit.num_rows) continue;
-      const float sum = sums[0][row] + sums[1][row] + sums[2][row] + sums[3][row];
+      const float4 sums = *reinterpret_cast<const float4*>(shared_.narrow_sums[unwritten_.stage % 2][row]);
+      const float sum = sums.x + sums.y + sums.z + sums.w;
       const float factor = sum > 0 ? 1 / sum : 0;
-      const RowTarget<T> to =
-          target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.row_begin, unit.q_index[row]);
+      const RowTarget to = unit.to[row];
       const int i = c / 2 * 4 + c % 2, d = warp() * 16 + lane() / 4;
-      if (to.partial != nullptr) {
+      if (unit.partial_begin >= 0) {
+        float* const partial = static_cast<float*>(to.out) + d;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
-          to.partial[h * 64 + d] = state.out[h][i] * factor;
-          to.partial[h * 64 + d + 8] = state.out[h][i + 2] * factor;
+          partial[h * 64] = state.out[h][i] * factor;
+          partial[h * 64 + 8] = state.out[h][i + 2] * factor;
         }
       } else {
+        T* const out = static_cast<T*>(to.out) + d;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
-          store_element(to.out + h * 64 + d, state.out[h][i] * factor);
-          store_element(to.out + h * 64 + d + 8, state.out[h][i + 2] * factor);
+          store_element(out + h * 64, state.out[h][i] * factor);
+          store_element(out + h * 64 + 8, state.out[h][i + 2] * factor);
         }
       }
-      if (warp() == 0 && lane() < 4) to.write_lse(state.last_reference[c], sum);
+      if (warp() == 0 && lane() < 4) write_lse(to.lse, state.last_reference[c], sum);
     }
     __syncwarp();
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_units.empty[unwritten_.stage]);

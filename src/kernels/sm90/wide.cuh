@@ -50,8 +50,11 @@ class WideConsumer {
   }
 
  private:
-  using Unit = UnitSlot<max_wide_rows>;
+  using Unit = WideSlot;
 
+  __device__ __forceinline__ int query_head(const Unit& unit, int row) const {
+    return unit.head * args_.params.attention.group_size + args_.group.remainder(unit.row_begin + row);
+  }
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
 
   /// Of the unit after the last whose queries were loaded, as A of the products. Rows beyond the unit's last repeat it:
@@ -64,7 +67,7 @@ class WideConsumer {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = min(first_row_ + 8 * h, unit.num_rows - 1);
-      const cuda::RowPlace place = cuda::place_of(a, unit.q_index[row], unit.row_begin + row, unit.head);
+      const cuda::RowPlace place{unit.q_index[row], query_head(unit, row)};
       const T* const from = cuda::row_of<T>(a.q, place) + lane() % 4 * 2;
       const auto pair = [&](int d) {
         if constexpr (!general) return *reinterpret_cast<const std::uint32_t*>(from + d);
@@ -262,13 +265,13 @@ class WideConsumer {
       const int row = first_row_ + h * 8;
       const bool valid = row < unit.num_rows;
       const float factor = sum[h] > 0 ? 1 / sum[h] : 0;
-      const RowTarget<T> to =
-          target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.row_begin, unit.q_index[row]);
+      const RowTarget to = target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.q_index[row],
+                                        query_head(unit, row));
       if (unit.partial_begin >= 0) {
         // Neighbouring lanes trade pairs, so that each has four elements side by side: of column block i the even lane,
         // of block i + 1 the odd one.
         const bool odd = lane() % 2 == 1;
-        float* const at = to.partial + odd * 8 + lane() % 4 / 2 * 4;
+        float* const at = static_cast<float*>(to.out) + odd * 8 + lane() % 4 / 2 * 4;
 #pragma unroll
         for (int i = 0; i < head_dim / 8; i += 2) {
           const int a = i * 4 + h * 2, b = a + 4;
@@ -283,12 +286,12 @@ class WideConsumer {
       } else if (valid) {
 #pragma unroll
         for (int i = 0; i < head_dim / 8; ++i) {
-          store_pair<!general>(to.out + i * 8 + lane() % 4 * 2, out[i * 4 + h * 2] * factor,
+          store_pair<!general>(static_cast<T*>(to.out) + i * 8 + lane() % 4 * 2, out[i * 4 + h * 2] * factor,
                                out[i * 4 + h * 2 + 1] * factor);
         }
       }
       if (!valid) continue;
-      if (lane() % 4 == 0) to.write_lse(reference[h] * scale_, sum[h]);
+      if (lane() % 4 == 0) write_lse(to.lse, reference[h] * scale_, sum[h]);
     }
   }
 

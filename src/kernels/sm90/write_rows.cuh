@@ -5,34 +5,26 @@
 
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/sm90/layout.cuh"
 
 namespace trunkline::kernels::sm90 {
 
-/// The places of one row's elements. Either partial or out is null, and lse where it is not wanted.
+/// Row `row` of a unit whose partials begin at partial_begin, unless that is negative; its place among the caller's.
 template <class T>
-struct RowTarget {
-  float* partial;
-  T* out;
-  float* lse;
-
-  /// The log-sum-exp of scores whose exponentials base 2, less the reference, sum to `sum`.
-  __device__ __forceinline__ void write_lse(float reference, float sum) const {
-    constexpr float log_2 = 0.693147181f;
-    if (lse != nullptr) *lse = sum == 0 ? -INFINITY : (reference + __log2f(sum)) * log_2;
-  }
-};
-
-/// Row `row` of a unit whose first row is row_begin of the plan, and whose partials begin at partial_begin unless that
-/// is negative.
-template <class T>
-__device__ __forceinline__ RowTarget<T> target_of(const AttentionParams& params, int kv_head, int partial_begin,
-                                                  int row, int row_begin, int q_index) {
+__device__ __forceinline__ RowTarget target_of(const AttentionParams& params, int kv_head, int partial_begin, int row,
+                                               int q_index, int head) {
   if (partial_begin >= 0) {
     const std::int64_t index = cuda::partial_index(params, partial_begin + row, kv_head);
-    return {params.partial_out + index * params.head_dim, nullptr, params.partial_lse + index};
+    return {params.partial_out + index * params.head_dim, params.partial_lse + index};
   }
-  const cuda::RowPlace place = cuda::place_of(params, q_index, row_begin + row, kv_head);
-  return {nullptr, cuda::row_of<T>(params.out, place), params.lse == nullptr ? nullptr : cuda::lse_of(params, place)};
+  const cuda::RowPlace place{q_index, head};
+  return {cuda::row_of<T>(params.out, place), params.lse == nullptr ? nullptr : cuda::lse_of(params, place)};
+}
+
+/// The log-sum-exp of scores whose exponentials base 2, less the reference, sum to `sum`. `to` may be null.
+__device__ __forceinline__ void write_lse(float* to, float reference, float sum) {
+  constexpr float log_2 = 0.693147181f;
+  if (to != nullptr) *to = sum == 0 ? -INFINITY : (reference + __log2f(sum)) * log_2;
 }
 
 /// One element; two in one 4-byte store where `aligned`.
