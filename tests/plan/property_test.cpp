@@ -97,7 +97,8 @@ template <class Entry>
 void assert_same_bytes(const std::vector<Entry>& got, const std::vector<Entry>& expected) {
   static_assert(std::has_unique_object_representations_v<Entry>);
   RC_ASSERT(got.size() == expected.size());
-  RC_ASSERT(got.empty() || std::memcmp(got.data(), expected.data(), got.size() * sizeof(Entry)) == 0);
+  const bool same = got.empty() || std::memcmp(got.data(), expected.data(), got.size() * sizeof(Entry)) == 0;
+  RC_ASSERT(same);
 }
 
 /// To the last bit, the model's numbers too.
