@@ -156,6 +156,14 @@ def test_what_is_not_installed_and_what_does_not_fit_is_said(tmp_path, monkeypat
     assert "cpu/" in text
 
 
+def test_a_case_that_nobody_takes(tmp_path, capsys):
+    result = run(
+        tmp_path, "attention", "--device", "cpu", "--batch", "2", "--shared", "16", "--systems", "flash-attn,flashinfer",
+        "--runs", "1",
+    )  # fmt: skip
+    assert result["rows"] == [] and set(result["not_installed"]) >= {"flash_attn", "flashinfer"}
+
+
 def test_names_that_do_not_exist(capsys):
     for options, message in {
         ("attention", "--systems", "torch,jax"): "systems: expected trunkline,",

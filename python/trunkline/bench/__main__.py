@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     text = args.module.table(result)
     print(text, *args.module.remarks(result), sep="\n")
-    if args.json:
-        results.write_json(args.json, result)
+    results.write_json(args.json, result)
     if args.csv:
         results.write_csv(args.csv, result["rows"])
     if args.markdown:

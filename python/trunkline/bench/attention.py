@@ -251,6 +251,29 @@ def cases_of(args: argparse.Namespace) -> list[tuple[str, Case]]:
     return [("command line", make_case(args.batch, args.shared, args.unique, **given))]
 
 
+def _measure_case(
+    case: Case,
+    batch: Batch,
+    grid: str,
+    entries: Sequence[who.Entry],
+    meter: Meter,
+    device: torch.device,
+    room: int,
+    runs: int,
+    args: argparse.Namespace,
+    result: dict[str, Any],
+) -> None:
+    """Add a case to the result; its memory is free afterwards."""
+    measurement = CaseMeasurement(case, batch, entries, meter, device, room, args.check_rows, args.seed)
+    measurement.time(runs)
+    result["rows"].extend(measurement.rows(grid, device.type))
+    result["skipped"].extend(measurement.skipped)
+    for runner in measurement.runners:
+        if isinstance(runner.contender, who.Trunkline):
+            attention = runner.contender.attention
+            result["device"].update(kernel=attention.kernel, spec=results.spec_json(attention.device_spec))
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The result document; tables are printed by the caller."""
     device = default_device(args.device)
@@ -278,15 +301,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             result["skipped"].append(entry)
             continue
         print(f"[{number}/{len(cases)}] {case.label}", flush=True)
-        measurement = CaseMeasurement(case, batch, entries, meter, device, room, args.check_rows, args.seed)
-        measurement.time(runs)
-        result["rows"].extend(measurement.rows(grid, device.type))
-        result["skipped"].extend(measurement.skipped)
-        for runner in measurement.runners:
-            if isinstance(runner.contender, who.Trunkline):
-                attention = runner.contender.attention
-                result["device"].update(kernel=attention.kernel, spec=results.spec_json(attention.device_spec))
-        del measurement, runner
+        _measure_case(case, batch, grid, entries, meter, device, room, runs, args, result)
+        results.write_json(args.json, result)
         torch.compiler.reset()  # FlexAttention is compiled for each case
     return result
 

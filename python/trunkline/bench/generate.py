@@ -302,6 +302,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 gc.collect()
                 compare(rows, bench.layer(batch, prefix), bench.config.num_layers)
             result["rows"].extend(rows)
+            results.write_json(args.json, result)
     return result
 
 

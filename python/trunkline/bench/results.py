@@ -135,5 +135,7 @@ def write_csv(path: str, rows: Sequence[Row]) -> None:
         writer.writerows(flat)
 
 
-def write_json(path: str, result: dict[str, Any]) -> None:
-    Path(path).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+def write_json(path: str | None, result: dict[str, Any]) -> None:
+    """Where a path is given; after every case, for a run that is ended by force has measured all the same."""
+    if path:
+        Path(path).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
