@@ -276,9 +276,25 @@ def test_few_pages(num_pages):
 
 
 def test_pages_run_out_for_good():
-    engine = make_engine(make_model("llama"), num_pages=4)
-    with pytest.raises(MemoryError):
-        engine.generate([list(range(2, 20))], SamplingParams(max_new_tokens=2))
+    for prompt, num_new in ((range(2, 20), 2), (range(2, 16), 8)):
+        engine = make_engine(make_model("llama"), num_pages=4)
+        with pytest.raises(MemoryError):
+            engine.generate([prompt], SamplingParams(max_new_tokens=num_new))
+
+
+@pytest.mark.parametrize("num_new", [1, 20])
+def test_a_prefix_that_holds_too_many_pages_is_let_go(num_new):
+    """Ways part at tokens 3, 6, 9 and 12 of a page, so what is cached of a prompt lies in copies of it, all of them held
+    with the last."""
+    model, base = make_model("llama"), list(range(2, 32))
+    engine = make_engine(model, num_pages=4, page_size=16)
+    for length in (3, 6, 9, 12):
+        engine.generate([[*base[:length], 90, 91]], SamplingParams(max_new_tokens=1))
+    assert engine.tree.stats().pages_cached == 4
+    prompt = base if num_new == 1 else base[:13]
+    samples = engine.generate([prompt], SamplingParams(max_new_tokens=num_new))
+    assert samples == [expected_tokens(model, [prompt], num_new)]
+    engine.tree.check_integrity()
 
 
 def test_the_forest_that_advances_is_the_one_of_the_tree(monkeypatch):

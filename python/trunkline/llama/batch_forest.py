@@ -36,7 +36,7 @@ class BatchForest:
         if np.array_equal(old_requests, self._requests):
             leave = ()
         else:
-            stay = np.isin(old_requests, self._requests)
+            stay = np.isin(old_requests, self._requests, assume_unique=True)
             leave, old_requests, old_num_new = old_requests[~stay], old_requests[stay], old_num_new[stay]
         num_old = len(old_requests)
         changed = np.flatnonzero(old_num_new != self._num_new[:num_old]).tolist()

@@ -223,7 +223,7 @@ class Engine:
             logits = logits[to_device(row_of_logits[step.drawn_from], logits.device)]
         temperatures, top_ps = (step.rows[name][step.drawn_from] for name in ("temperature", "top_p"))
         tokens = sample_rows(logits, temperatures, top_ps, self._generator)
-        if self.model.group is not None:  # sums of ranks may differ in the last bits
+        if self.model.group is not None and len(tokens):  # sums of ranks may differ in the last bits
             dist.broadcast(tokens, group=self.model.group, group_src=0)
         self._sampled[: len(tokens)] = tokens
         return tokens

@@ -195,8 +195,6 @@ class Scheduler:
             try:
                 made = self._tree.append_each(requests, num_new[part], named[of_part])
             except MemoryError:
-                if len(self._running) == 1:
-                    raise
                 self._preempt_youngest()
                 continue
             for index, copy in made.copies:
@@ -205,7 +203,9 @@ class Scheduler:
                 step.replaced.append((int(requests[index]), begin // self._tree.page_size, (copy.dst,)))
             slots.append(made.slots)
             done += made.num_requests
-        tokens.append(inputs[: ends[done - 1] if done else 0])
+        if not done:
+            return self._max_prefill_tokens
+        tokens.append(inputs[: ends[done - 1]])
         return budget
 
     def _preempt_youngest(self) -> None:
@@ -238,9 +238,12 @@ class Scheduler:
                 # The last token is computed even when it is cached, for its logits.
                 inserted = self._tree.insert(known[:end], max_cached_tokens=min(end, len(known) - 1))
             except MemoryError:
-                if not self._running:
+                if self._running:
+                    break
+                # The oldest sequence may want what its own cached prefix takes where that was copied often: without it.
+                if not self._tree.evict(self._tree.pool.num_pages):
                     raise
-                break
+                continue
             self._running.append(self._waiting.popleft())
             sequence.request, begin = inserted.request, inserted.num_cached_tokens
             if inserted.copy is not None:
@@ -313,7 +316,8 @@ class Scheduler:
             sequence.tokens.append(token)
         ends = (rows["end"] + 1 >= rows["max_tokens"])[step.drawn_from]
         for index in np.flatnonzero(rows["may_stop"][step.drawn_from]).tolist():
-            ends[index] |= tokens[index] in step.samples[index].generation.params.stop_tokens
+            if tokens[index] in step.samples[index].generation.params.stop_tokens:
+                ends[index] = True
         for index in np.flatnonzero(ends).tolist():
             self._finish(step.samples[index])
         if self._stopped:
