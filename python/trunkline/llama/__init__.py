@@ -9,7 +9,7 @@ from .config import LlamaConfig
 from .engine import Engine, EngineStats
 from .model import Llama
 from .sampling import SamplingParams
-from .scheduler import Generation
+from .step import Generation
 from .weights import Weights
 
 __all__ = ["Engine", "EngineStats", "Generation", "Llama", "LlamaConfig", "SamplingParams", "Weights"]

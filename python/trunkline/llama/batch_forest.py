@@ -6,7 +6,7 @@ import numpy as np
 
 import trunkline as tl
 
-from .scheduler import Step
+from .step import Step
 
 
 class BatchForest:

@@ -17,7 +17,8 @@ from .batch_forest import BatchForest
 from .graphs import DecodeGraphs, forward
 from .model import Llama
 from .sampling import SamplingParams, sample_rows
-from .scheduler import Generation, Scheduler, Sequence, Step
+from .scheduler import Scheduler
+from .step import Generation, Sequence, Step
 from .transfer import Arriving, to_device
 
 

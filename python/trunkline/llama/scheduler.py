@@ -11,92 +11,17 @@ import numpy as np
 
 import trunkline as tl
 
-from .sampling import SamplingParams
+from .step import ROW, Sequence, Step
 
 
 @dataclass
-class Generation:
-    """What became of one prompt: its samples, in the order in which they finished."""
+class _Draft:
+    """A step being made: as in Step, and its tokens and slots in parts."""
 
-    prompt: list[int]
-    params: SamplingParams
-    samples: list[list[int]] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        return len(self.samples) == self.params.n
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One sample under way."""
-
-    generation: Generation
-    tokens: list[int]  # known on the host; of a sequence that decodes, the last ones may still be on the device
-    num_samples: int  # that it stands for: n until its first new token, then 1
-    request: int = -1  # the tree's name; -1 while waiting and when finished
-    known: np.ndarray = field(init=False)  # tokens when it came to wait
-
-    def __post_init__(self) -> None:
-        self.known = np.asarray(self.tokens, np.int32)
-
-    def row(self, begin: int, end: int) -> tuple[Any, ...]:
-        """Its numbers as a ROW, when it joins."""
-        params = self.generation.params
-        max_tokens = len(self.generation.prompt) + params.max_new_tokens
-        return (
-            self.request,
-            begin,
-            end,
-            len(self.known),
-            max_tokens,
-            self.num_samples,
-            -1,
-            params.temperature,
-            params.top_p,
-            bool(params.stop_tokens),
-        )
-
-
-# A sequence's numbers. Its tokens [begin, end) are computed in the current step; end of them have slots in the tree.
-ROW = np.dtype(
-    [
-        ("request", np.int64),
-        ("begin", np.int32),
-        ("end", np.int32),
-        ("num_known", np.int32),  # tokens that were known when it joined; those from there on are sampled
-        ("max_tokens", np.int32),
-        ("num_samples", np.int32),
-        ("source", np.int32),  # which of the last step's samples is its token begin, when that is a sampled one
-        ("temperature", np.float32),
-        ("top_p", np.float32),
-        ("may_stop", np.bool_),  # before max_tokens
-    ],
-    align=True,
-)
-
-
-@dataclass
-class Step:
-    """What the model computes at once, a row a sequence, the oldest first."""
-
-    sequences: list[Sequence]
-    rows: np.ndarray  # ROW [sequences]
-    inputs: np.ndarray  # int64 [3, tokens]: token, or ~source when it is below 0; position; slot
-    copies: list[tl.PageCopy]  # to carry out before
-    replaced: list[tuple[int, int, Iterable[int]]]  # request, first page, pages: what became of tables since the last
-    samples: list[Sequence] = field(default_factory=list)  # whose next tokens it samples
-    drawn_from: np.ndarray = field(init=False)  # int64 [samples], the row of each
-
-    @property
-    def num_new(self) -> np.ndarray:
-        """Tokens per row."""
-        return self.rows["end"] - self.rows["begin"]
-
-    @property
-    def is_sampled(self) -> np.ndarray:
-        """Which rows have a next token that is unknown."""
-        return self.rows["end"] >= self.rows["num_known"]
+    replaced: list[tuple[int, int, Iterable[int]]]
+    copies: list[tl.PageCopy] = field(default_factory=list)
+    tokens: list[np.ndarray] = field(default_factory=list)
+    slots: list[np.ndarray] = field(default_factory=list)
 
 
 class Scheduler:
@@ -154,23 +79,21 @@ class Scheduler:
 
     def next_step(self) -> Step:
         """The next step; hand it back to :meth:`launched` when the device has it."""
-        step = Step([], self._rows, np.empty((3, 0), np.int64), [], self._replaced)
+        draft = _Draft(self._replaced)
         self._replaced = []
-        tokens: list[np.ndarray] = []
-        slots: list[np.ndarray] = []
-        budget = self._grow(step, tokens, slots)
-        self._admit(step, tokens, slots, budget)
-        step.sequences, step.rows = self._running.copy(), self._rows.copy()
-        ends = step.num_new.cumsum()
-        step.inputs = np.empty((3, ends[-1]), np.int64)
-        np.concatenate(tokens, out=step.inputs[0])
-        step.inputs[1] = np.arange(ends[-1]) + np.repeat(step.rows["end"] - ends, step.num_new)
-        np.concatenate(slots, out=step.inputs[2])
-        return step
+        self._admit(draft, self._grow(draft))
+        rows = self._rows.copy()
+        num_new = rows["end"] - rows["begin"]
+        ends = num_new.cumsum()
+        inputs = np.empty((3, ends[-1]), np.int64)
+        np.concatenate(draft.tokens, out=inputs[0])
+        inputs[1] = np.arange(ends[-1]) + np.repeat(rows["end"] - ends, num_new)
+        np.concatenate(draft.slots, out=inputs[2])
+        return Step(self._running.copy(), rows, inputs, draft.copies, draft.replaced)
 
-    def _grow(self, step: Step, tokens: list[np.ndarray], slots: list[np.ndarray]) -> int:
-        """A token more for every running sequence, or a piece of its prompt. Returns how many prompt tokens are left to
-        compute."""
+    def _grow(self, draft: _Draft) -> int:
+        """A token more for every running sequence, or a piece of its prompt. Returns for how many prompt tokens there is
+        room in the step."""
         rows, budget = self._rows, self._max_prefill_tokens
         rows["begin"] = rows["end"]
         rows["end"] += 1
@@ -199,13 +122,13 @@ class Scheduler:
                 continue
             for index, copy in made.copies:
                 begin = rows["begin"][done + index].item()
-                step.copies.append(copy)
-                step.replaced.append((int(requests[index]), begin // self._tree.page_size, (copy.dst,)))
-            slots.append(made.slots)
+                draft.copies.append(copy)
+                draft.replaced.append((int(requests[index]), begin // self._tree.page_size, (copy.dst,)))
+            draft.slots.append(made.slots)
             done += made.num_requests
         if not done:
             return self._max_prefill_tokens
-        tokens.append(inputs[: ends[done - 1]])
+        draft.tokens.append(inputs[: ends[done - 1]])
         return budget
 
     def _preempt_youngest(self) -> None:
@@ -217,7 +140,7 @@ class Scheduler:
         self._waiting.appendleft(sequence)
         self.num_preemptions += 1
 
-    def _admit(self, step: Step, tokens: list[np.ndarray], slots: list[np.ndarray], budget: int) -> None:
+    def _admit(self, draft: _Draft, budget: int) -> None:
         """Let waiting sequences in, in order, while there are pages, requests and prefill tokens left."""
         if not self._waiting:
             return
@@ -247,10 +170,10 @@ class Scheduler:
             self._running.append(self._waiting.popleft())
             sequence.request, begin = inserted.request, inserted.num_cached_tokens
             if inserted.copy is not None:
-                step.copies.append(inserted.copy)
+                draft.copies.append(inserted.copy)
             rows.append(sequence.row(begin, end))
-            tokens.append(known[begin:end])
-            slots.append(self._tree.slots(inserted.request, begin, end))
+            draft.tokens.append(known[begin:end])
+            draft.slots.append(self._tree.slots(inserted.request, begin, end))
             under_way.append(known)
             taken += sequence.num_samples
             budget -= end - begin
