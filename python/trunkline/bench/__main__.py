@@ -7,7 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import attention, generate, host, results
+try:
+    from . import attention, generate, host, results
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    sys.exit("trunkline.bench: expected PyTorch, got none: pip install 'trunkline[bench]'")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
