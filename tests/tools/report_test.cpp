@@ -65,6 +65,37 @@ TEST_F(Report, ReplayPageHasEveryPicture) {
   expect_self_contained(html);
 }
 
+TEST_F(Report, HostPagesHaveEveryPicture) {
+  const std::string summary = R"({"median": 20.5, "p10": 19, "p90": 44, "runs": 200})";
+  const std::string step = folder
+                               .write("step.json", R"({"schema": 1, "kind": "host", "rows": [{"label": "256 x 8192",
+      "kernel": "cuda/sm90", "strategy": "auto", "advance_us": )" +
+                                                       summary + R"(, "plan_us": )" + summary + R"(, "host_us": )" +
+                                                       summary + R"(, "layers": 32,
+      "step_us": 1500.5, "step_without_planning_us": 1499}]})")
+                               .string();
+  const std::string program =
+      folder
+          .write("program.json", R"({"context": {"executable": "bench/plan_bench", "num_cpus": 2},
+      "benchmarks": [
+        {"name": "BM_Plan/256_mean", "run_name": "BM_Plan/256", "aggregate_name": "mean", "real_time": 9.5, "time_unit": "us"},
+        {"name": "BM_Plan/256_median", "run_name": "BM_Plan/256", "aggregate_name": "median", "real_time": 7250, "time_unit": "ns"},
+        {"name": "BM_Plan/256_stddev", "run_name": "BM_Plan/256", "aggregate_name": "stddev", "real_time": 500, "time_unit": "ns"},
+        {"name": "BM_Once", "real_time": 3, "time_unit": "ms"}]})")
+          .string();
+  const auto result = report("'" + step + "' '" + program + "'");
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const std::string html = test::read_text(page());
+  for (const char* part :
+       {"aria-label=\"host\"", "aria-label=\"program\"", "256 × 8192", "plan and copies", "20.5 µs", "44 µs", "1.5 ms",
+        "BM_Plan/256", "7.25 µs", "BM_Once", "3 ms", "bench/plan_bench, 2 cores"}) {
+    EXPECT_THAT(html, HasSubstr(part));
+  }
+  EXPECT_THAT(html, Not(HasSubstr("9.5 µs")));  // medians, not means
+  expect_self_contained(html);
+}
+
 TEST_F(Report, WhatIsNoResultIsRefused) {
   EXPECT_EQ(report("'/no/such/file.json'").exit_code, 2);
   const auto other = report("'" + folder.write("other.json", "{\"nodes\": []}").string() + "'");

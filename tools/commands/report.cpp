@@ -60,8 +60,10 @@ int run_program(std::vector<std::string> arguments) {
 void run_report(const Options& options) {
   for (const std::string& input : options.inputs) {
     const auto json = read_json(input);  // a clear error here rather than a traceback there
-    if (!json.is_object() || !json.contains("rows") || !json["rows"].is_array()) {
-      throw Error(ErrorCode::invalid_argument, input, "a result of bench or replay, with rows", "other JSON");
+    const auto has_array = [&](const char* name) { return json.contains(name) && json[name].is_array(); };
+    if (!json.is_object() || !(has_array("rows") || has_array("benchmarks"))) {
+      throw Error(ErrorCode::invalid_argument, input,
+                  "a result of bench or replay, with rows, or of Google Benchmark, with benchmarks", "other JSON");
     }
   }
   // -B: no compiled files beside the script, which may belong to another user.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Turns result files of `trunkline bench` and `trunkline replay` into one self-contained HTML page."""
+"""Turns result files of `trunkline bench`, `trunkline replay` and the Google Benchmark programs into one self-contained
+HTML page."""
 
 import argparse
 import html
@@ -15,6 +16,7 @@ try:
 except ImportError:
     sys.exit(EXIT_WITHOUT_MATPLOTLIB)
 
+import host
 import page
 
 
@@ -47,12 +49,12 @@ def worst_errors(rows):
     return [worst[key] for key in sorted(worst, key=lambda key: key[0])]
 
 
-def latency_figure(name, rows, field, caption, wide=True):
+def latency_figure(name, rows, field, caption, wide=True, title="Time per strategy"):
     unit, factor = figures.seconds_scale(max(row[field]["p90"] for row in rows))
     svg = figures.bars(name, rows, lambda row: row[field]["median"] * factor, f"time ({unit})",
                        low=lambda row: row[field]["p10"] * factor, high=lambda row: row[field]["p90"] * factor,
                        text=lambda v: f"{v:.3g}", width=figures.FULL if wide else figures.HALF)
-    return page.figure("Time per strategy", caption, svg, wide)
+    return page.figure(title, caption, svg, wide)
 
 
 def speedup_figure(name, rows, wide=True):
@@ -138,9 +140,24 @@ def replay_section(result):
                         page.summary(result), note=trace)
 
 
+def host_section(result):
+    picture = latency_figure("host", host.step_rows(result), "time_us", "Median per decode step; the line spans the 10th "
+                             "to the 90th percentile.", title="Time per part")
+    return page.section("Host time of a step", page.figures([picture]), host.step_table(result["rows"]))
+
+
+def program_section(result):
+    rows = host.program_rows(result)
+    picture = latency_figure("program", rows, "time_us", "Median; the line spans a standard deviation to either "
+                             "side.", title="Time per benchmark")
+    return page.section("Host work", page.figures([picture]), host.program_table(rows))
+
+
 def draw(result):
     """The part of the page that one result file makes."""
-    section = replay_section if result.get("kind") == "replay" else bench_section
+    if "benchmarks" in result:
+        return program_section(result) + host.program_provenance(result)
+    section = {"replay": replay_section, "host": host_section}.get(result.get("kind"), bench_section)
     return section(result) + page.provenance(result)
 
 
