@@ -43,8 +43,9 @@ class Llama:
         attention : AttentionBackend
             Planned; it writes the new KV.
         """
-        angles = torch.outer(positions.float(), self._inverse_frequencies)
-        cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        angles = torch.outer(positions.float(), self._inverse_frequencies).unsqueeze(1)
+        cos, sin = angles.cos(), angles.sin()
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         x = F.embedding(tokens, self.weights.embedding)
         for index, layer in enumerate(self.weights.layers):
             x = x + self._attention(index, layer, self._norm(x, layer.input_norm), cos, sin, attention)
@@ -67,8 +68,14 @@ class Llama:
     ) -> torch.Tensor:
         heads, kv_heads = self.weights.num_qo_heads, self.weights.num_kv_heads
         qkv = F.linear(x, layer.qkv).unflatten(-1, (heads + 2 * kv_heads, self.config.head_dim))
-        q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
-        out = attention.attend(index, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        qk, v = qkv.split((heads + kv_heads, kv_heads), dim=1)
+        # Rotary position embedding in f32: dimension i turns with dimension i + head_dim / 2.
+        straight, turned = qk * cos, qk.roll(self.config.head_dim // 2, dims=-1) * sin
+        q, k = (
+            torch.add(a, b, out=torch.empty(a.shape, dtype=x.dtype, device=x.device))
+            for a, b in zip(straight.split((heads, kv_heads), dim=1), turned.split((heads, kv_heads), dim=1))
+        )
+        out = attention.attend(index, q, k, v)
         return self._sum_of_ranks(F.linear(out.flatten(1), layer.output))
 
     def _mlp(self, layer: LayerWeights, x: torch.Tensor) -> torch.Tensor:
@@ -82,9 +89,3 @@ class Llama:
         if self.group is not None:
             dist.all_reduce(x, group=self.group)
         return x
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding: dimension i turns with dimension i + head_dim / 2, in f32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
