@@ -92,8 +92,8 @@ class Scheduler:
         return Step(self._running.copy(), rows, inputs, draft.copies, draft.replaced)
 
     def _grow(self, draft: _Draft) -> int:
-        """A token more for every running sequence, or a piece of its prompt. Returns how many more prompt tokens the step
-        takes."""
+        """A token more for every running sequence, or a piece of its prompt. Returns how many more prompt tokens may
+        join the step."""
         rows, budget = self._rows, self._max_prefill_tokens
         rows["begin"] = rows["end"]
         rows["end"] += 1
