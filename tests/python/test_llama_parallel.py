@@ -17,7 +17,9 @@ PARAMS = [SamplingParams(max_new_tokens=8), SamplingParams(max_new_tokens=8, tem
 
 
 def generate(weights: Weights, group=None) -> list:
-    engine = Engine(Llama(weights, group), num_pages=128, page_size=4, max_requests=16, num_threads=1)
+    engine = Engine(
+        Llama(weights, group), num_pages=128, page_size=4, max_requests=16, max_prefill_tokens=7, num_threads=1
+    )
     return [engine.generate(prompts_with_shared_prefixes(), params) for params in PARAMS]
 
 
