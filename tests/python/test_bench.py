@@ -255,8 +255,9 @@ def test_meter_of_the_cpu():
     meter.warm(call, warm)
     assert len(cold) == len(warm) == 1 and len(calls) == 3
     assert meter.matrix_rate() > 1e8
-    (read,) = meter.readers(torch.ones(4, 2, 16, 2, 32), np.array([16, 0, 3, 16])).values()
-    read()
+    readers = meter.readers(torch.ones(4, 2, 16, 2, 32), np.array([16, 0, 3, 16]))
+    readers["memcmp"]()
+    assert readers["sum"]() == 35 * 2 * 2 * 32  # of the slots in use
 
 
 def test_generate(tmp_path):
