@@ -23,6 +23,7 @@ class Carver {
                           __builtin_add_overflow(bytes, used_ + alignment_, &end);
     require(!overflow && end < std::size_t{std::numeric_limits<std::ptrdiff_t>::max()}, "capacity",
             "a workspace that fits the address space", "more bytes than that");
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): the block may be null, to measure
     auto* result = reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(block_) + used_);
     used_ = round_up(used_ + bytes, alignment_);
     return result;

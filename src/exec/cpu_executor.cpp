@@ -24,7 +24,7 @@ const kernels::cpu::Target& find_target(const std::string& name) {
   throw Error(ErrorCode::unsupported, "options.simd_target", "one of " + known, "'" + name + "'");
 }
 
-const ExecutionOptions& checked(const ExecutionOptions& options) {
+ExecutionOptions checked(const ExecutionOptions& options) {
   check_num_threads(options.num_threads, "options.num_threads");
   if (!options.kernel.empty()) {
     throw Error(ErrorCode::unsupported, "options.kernel", "'' on the CPU, whose kernels are options.simd_target",

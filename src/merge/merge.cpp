@@ -65,7 +65,7 @@ std::int64_t offset(const TensorView& view, std::int64_t i, std::int64_t h) {
 template <class Element>
 void merge_rows(const TensorView& out_a, const TensorView& lse_a, const TensorView& out_b, const TensorView& lse_b,
                 const TensorView& out, const TensorView& lse) {
-  using Stored = typename Element::Stored;
+  using Stored = Element::Stored;
   for (std::int64_t i = 0; i < out.shape[0]; ++i) {
     for (std::int64_t h = 0; h < out.shape[1]; ++h) {
       const merge::Weights w = merge::weights(static_cast<const float*>(lse_a.data)[offset(lse_a, i, h)],

@@ -96,8 +96,8 @@ void Emitter::place_partials(std::vector<Group>& groups, std::span<Tile> tiles, 
       num_pieces += tile.num_pieces;
       group.num_pieces = std::max(group.num_pieces, tile.num_pieces);
       if (tile.direct()) continue;
-      const auto layers = static_cast<std::size_t>(group.layer + tile.num_pieces);
-      if (layer_next_.size() < layers) layer_next_.resize(layers, 0);
+      const std::int32_t layers = group.layer + tile.num_pieces;
+      if (std::ssize(layer_next_) < layers) layer_next_.resize(static_cast<std::size_t>(layers), 0);
       for (std::int32_t p = 0; p < tile.num_pieces; ++p) layer_next_[group.layer + p] += tile.num_rows;
     }
   }

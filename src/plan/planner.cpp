@@ -26,6 +26,7 @@ struct plan::Scratch {
 Plan::ScratchOwner::ScratchOwner() noexcept = default;
 Plan::ScratchOwner::~ScratchOwner() = default;
 Plan::ScratchOwner::ScratchOwner(const ScratchOwner&) noexcept {}
+// NOLINTNEXTLINE(bugprone-unhandled-self-assignment): nothing is assigned
 Plan::ScratchOwner& Plan::ScratchOwner::operator=(const ScratchOwner&) noexcept { return *this; }
 plan::Scratch& Plan::ScratchOwner::get() {
   if (!scratch_) scratch_ = std::make_unique<plan::Scratch>();

@@ -29,7 +29,7 @@ class Run {
   bool empty() const noexcept { return size_ == 0; }
   const std::int32_t* data() const noexcept { return data_.get() + begin_; }
   std::int32_t operator[](std::int32_t i) const noexcept { return data()[i]; }
-  std::int32_t& operator[](std::int32_t i) noexcept { return data_[static_cast<std::size_t>(begin_ + i)]; }
+  std::int32_t& operator[](std::int32_t i) noexcept { return data_.get()[begin_ + i]; }
   std::int32_t front() const noexcept { return (*this)[0]; }
   std::int32_t back() const noexcept { return (*this)[size_ - 1]; }
 

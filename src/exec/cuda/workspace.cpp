@@ -71,7 +71,7 @@ DeviceWorkspace::~DeviceWorkspace() {
     const DeviceGuard device(sizes_.device.index);
     const CaptureAside capture;
     for (const Slot& slot : slots_) slot.read.wait();
-  } catch (const Error&) {
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
     // The device has failed: nothing reads any more.
   }
 }
