@@ -84,10 +84,16 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the working tree that this package lies in; else the one that the environment names, else unknown."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Of the working tree that this file is tracked in; else what TRUNKLINE_COMMIT says, else unknown."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("TRUNKLINE_COMMIT", "unknown")
 
