@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             command.add_argument(f"--{option}", help=what, metavar="FILE")
     args = parser.parse_args(arguments)
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("plot: expected Matplotlib, got none: pip install 'trunkline[bench]'")
     try:
         result = args.module.measure(args)
     except ValueError as error:
