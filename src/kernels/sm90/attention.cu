@@ -138,7 +138,7 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
       .scale_log2 = a.scale * log2_e,
       .q_sign = std::signbit(a.scale) ? 0x80008000u : 0u,
       .q_box_rows = q_box_rows,
-      .box_shift = general ? 0 : std::bit_width(static_cast<unsigned>(box_tokens)) - 1,
+      .box_shift = general ? 0 : static_cast<int>(std::bit_width(static_cast<unsigned>(box_tokens))) - 1,
       .gather_bytes = aligned(a.k) && aligned(a.v) ? 16 : 2,
   };
   return with_instance(a.head_dim, a.kv_element, general,
