@@ -50,7 +50,8 @@ struct alignas(128) PlanHeader {
   std::uint32_t merges;          // Merge[num_merges]
   std::uint32_t merge_sources;   // int32
   std::int32_t most_merge_rows;  // of one merge
-  // CtaWork[num_phases][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static schedule.
+  // CtaWork[num_phases, at least 1][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static
+  // schedule.
 };
 
 static_assert(sizeof(CudaItem) == 32 && sizeof(CtaWork) == 128 && sizeof(PlanHeader) == 128);

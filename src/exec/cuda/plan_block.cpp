@@ -98,7 +98,7 @@ void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int 
 
 std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
   const PlanLimits& limits = sizes.limits;
-  const std::int64_t ctas = sizes.scheduled ? limits.max_phases * sizes.num_workers : 0;
+  const std::int64_t ctas = sizes.scheduled ? std::max<std::int64_t>(limits.max_phases, 1) * sizes.num_workers : 0;
   const std::size_t bytes =
       sizeof(PlanHeader) + room(ctas, sizeof(CtaWork)) + room(limits.max_query_tokens, sizeof(QueryToken)) +
       room(limits.max_items, sizeof(CudaItem)) + room(limits.max_phases, sizeof(Phase)) +
@@ -126,7 +126,12 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
   for (const Merge& merge : plan.merges) header.most_merge_rows = std::max(header.most_merge_rows, merge.num_rows);
 
   const std::size_t num_ctas = static_cast<std::size_t>(plan.num_workers);
-  CtaWork* ctas = scheduled_ ? writer.take<CtaWork>(plan.phases.size() * num_ctas) : nullptr;
+  CtaWork* ctas = nullptr;
+  if (scheduled_) {
+    const std::size_t count = std::max<std::size_t>(plan.phases.size(), 1) * num_ctas;
+    ctas = writer.take<CtaWork>(count);
+    if (plan.phases.empty()) std::fill_n(ctas, count, CtaWork{});
+  }
   writer.copy(plan.query_tokens, header.query_tokens);
 
   index_settled(forest, plan);

@@ -10,7 +10,7 @@ namespace trunkline::kernels::sm90 {
 
 struct Arguments {
   CudaParams params;
-  cuda::Divisor group, page;  // by group_size and page_size
+  cuda::Divisor group, heads, page;  // by group_size, num_kv_heads and page_size
   float scale_log2;           // scale * log2(e), any sign
   std::uint32_t q_sign;       // flips the signs of two elements of q where the scale is negative, else 0
   std::int32_t q_box_rows;    // of one copy of q: group_size is a multiple

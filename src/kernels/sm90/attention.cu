@@ -134,6 +134,7 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
   const Arguments args{
       .params = params,
       .group = cuda::Divisor::of(a.group_size),
+      .heads = cuda::Divisor::of(a.num_kv_heads),
       .page = cuda::Divisor::of(a.page_size),
       .scale_log2 = a.scale * log2_e,
       .q_sign = std::signbit(a.scale) ? 0x80008000u : 0u,

@@ -39,7 +39,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bo
     init(b.narrow.v_full[i], 1);
     init(b.narrow.k_empty[i], narrow_warps);
     init(b.narrow.v_empty[i], narrow_warps);
-    init(b.narrow_units.full[i], 1);
+    init(b.narrow_units.full[i], 32);
     init(b.narrow_units.empty[i], narrow_warps);
   } else if (i < 2 * num_stages) {
     init(b.wide.k_full[i - num_stages], 1);
@@ -47,7 +47,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bo
     init(b.wide.k_empty[i - num_stages], wide_warps);
     init(b.wide.v_empty[i - num_stages], wide_warps);
   } else if (i < 2 * num_stages + num_wide_slots) {
-    init(b.wide_units.full[i - 2 * num_stages], 1);
+    init(b.wide_units.full[i - 2 * num_stages], 32);
     init(b.wide_units.empty[i - 2 * num_stages], wide_warps);
   }
   static_assert(num_narrow_slots == num_stages && 2 * num_stages + num_wide_slots <= num_threads / 32);
@@ -70,9 +70,10 @@ __device__ __forceinline__ void clear_queries(SharedMemory<head_dim>& shared) {
 /// barriers with those that wrote and that read.
 class Meeting {
  public:
-  /// Before this thread first arrives, after the last launch: until then the top bit of the word cannot change.
-  __device__ explicit Meeting(std::uint32_t* word) : word_(word) {
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(before_) : "l"(word) : "memory");
+  __device__ explicit Meeting(std::uint32_t* word) : word_(word) {}
+  /// Once, after the last launch and before this thread first arrives: until then the top bit of the word stays.
+  __device__ void prepare() {
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(before_) : "l"(word_) : "memory");
   }
   /// The word leaves as it came but for its top bit: the next launch needs no reset.
   __device__ void arrive() const {
@@ -90,7 +91,7 @@ class Meeting {
  private:
   static constexpr std::uint32_t top = 0x80000000u;
   std::uint32_t* word_;
-  std::uint32_t before_;
+  std::uint32_t before_ = 0;
 };
 
 template <class T, int head_dim, bool general>
@@ -102,12 +103,16 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
   const int num_phases = params.plan->num_phases;
+  const bool merges = params.plan->num_merges > 0;
 
   ptx::let_next_launch_start();
   init_barriers(shared, false);
-  // All of the CTA are ready. The plan, the block table and settled tokens were there before the last launch, so the
-  // loaders begin with them: in a chain of launches these lookups and copies overlap the launch before.
-  const auto start = [] { __syncthreads(); };
+  // All of the CTA are ready. The plan, the block table and settled tokens were there before the last launch, so in a
+  // chain of launches what is looked up and copied of them overlaps the launch before. What that one may write, the
+  // loaders wait for before they touch it, and so before any consumer can.
+  const auto start = [](int phase) {
+    if (phase == 0) __syncthreads();
+  };
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&](auto meet) {
     __syncthreads();
@@ -120,66 +125,69 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto nothing = [] {};
   constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
 
+  // A plan of no phases still has a schedule of one, of no units.
   if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
     const auto loader = static_cast<Loader>(threadIdx.x / 32);
     const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
-    if (!general && loader == Loader::narrow_kv && threadIdx.x == 0) {
+    if (!general && threadIdx.x == 0) {
       ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
     }
-    for (int phase = 0; phase < num_phases; ++phase) {
-      const auto start_once = [&] {
-        if (phase == 0) start();
-      };
+    for (int phase = 0;;) {
+      const auto start_here = [&] { start(phase); };
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
         const int split = narrow_stages(*work);
         const StageWriter<head_dim> stages(shared, wide ? shared.barriers.wide : shared.barriers.narrow,
                                            wide ? split : 0, wide ? num_stages - split : split);
         if constexpr (general) {
-          gather_tokens(args, lane, stages, start_once);
+          gather_tokens(args, lane, stages, start_here);
         } else {
           load_boxes(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), stages,
-                     start_once);
+                     start_here);
         }
       } else if (wide) {
-        load_wide_units<head_dim>(args, lane, shared, start_once);
+        load_wide_units<head_dim>(args, lane, shared, start_here);
       } else {
-        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start_once);
+        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start_here);
       }
-      if (phase + 1 < num_phases) next_phase(nothing);
+      if (++phase >= num_phases) break;
+      next_phase(nothing);
     }
-    if (num_phases == 0) start();
   } else if (role == Role::narrow) {
     ptx::give_registers<narrow_registers>();
     clear_queries(shared);
-    start();
-    ptx::wait_for_last_launch();
-    for (int phase = 0; phase < num_phases; ++phase) {
+    start(0);
+    for (int phase = 0;;) {
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->narrow)).run();
-      if (phase + 1 < num_phases) next_phase(nothing);
+      if (++phase >= num_phases) break;
+      next_phase(nothing);
     }
-    if (params.plan->num_merges > 0) ptx::arrive_threads(written, 3 * warpgroup);
+    if (merges) ptx::arrive_threads(written, 3 * warpgroup);
   } else {
     ptx::take_registers<wide_registers>();
     constexpr int warps = 2 * warpgroup / 32, first = warpgroup * static_cast<int>(Role::wide_low);
     const int thread = static_cast<int>(threadIdx.x) - first;
-    start();
-    ptx::wait_for_last_launch();
+    start(0);
     Meeting meeting(params.counters);
+    if (thread == 0) {
+      ptx::wait_for_last_launch();
+      meeting.prepare();
+    }
     const auto meet = [&] {
       if (thread == 0) meeting.arrive(), meeting.wait();
     };
-    for (int phase = 0; phase < num_phases; ++phase) {
+    for (int phase = 0;;) {
       WideConsumer<T, head_dim, general>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
-      if (phase + 1 < num_phases) next_phase(meet);
+      if (++phase >= num_phases) break;
+      next_phase(meet);
     }
-    if (params.plan->num_merges == 0) return;
-    // The wide consumers have the registers to merge.
+    if (!merges) return;
+    // The wide consumers have the registers to merge. What to merge is looked up while the others arrive.
     ptx::sync_threads(written, 3 * warpgroup);
     if (thread == 0) meeting.arrive();
-    MergeRows<T, head_dim> rows(args, thread / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-                                warps * static_cast<int>(gridDim.x));
+    MergeRows<T, head_dim, general> rows(args, thread / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
+                                         warps * static_cast<int>(gridDim.x));
     if (thread == 0) meeting.wait();
     ptx::sync_threads(met, 2 * warpgroup);
     rows.run();

@@ -78,7 +78,7 @@ struct SharedMemory {
   alignas(1024) std::uint8_t narrow_p[2][max_narrow_rows * tile_tokens * 2];
   NarrowSlot narrow_units[num_narrow_slots];
   WideSlot wide_units[num_wide_slots];
-  float narrow_sums[2][max_narrow_rows][4];  // of two units' rows, by warp
+  alignas(16) float narrow_sums[2][max_narrow_rows][4];  // of two units' rows, by warp
   Barriers barriers;
 };
 
@@ -101,11 +101,12 @@ __device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
 /// Unit `index` of a lane's list: its item and KV head.
 struct UnitPlace {
   int item, head;
-  __device__ __forceinline__ UnitPlace(const CtaWork::Lane& lane, int index, int num_heads) {
+  __device__ __forceinline__ UnitPlace(const CtaWork::Lane& lane, int index, const cuda::Divisor& num_heads) {
     const int in_run_0 = lane.end[0] - lane.begin[0];
     const int unit = index < in_run_0 ? lane.begin[0] + index : lane.begin[1] + index - in_run_0;
-    item = lane.item_base + unit / num_heads;
-    head = unit % num_heads;
+    item = num_heads.quotient(unit);
+    head = unit - item * num_heads.divisor;
+    item += lane.item_base;
   }
 };
 

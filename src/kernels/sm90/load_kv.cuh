@@ -81,7 +81,7 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   const auto first_box = [&](const TokenRun& r) { return r.begin >> box_shift; };
   const auto look_up = [&](const TokenRun& r) { return find_box(args, r, first_box(r) + lane); };
 
-  Units units(args.params, work);
+  Units units(args, work);
   TokenRun run(units.next());
   Box found = look_up(run);
   start();
@@ -145,7 +145,7 @@ class TokenPlaces {
     int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the run's last one beyond its end
   };
   __device__ TokenPlaces(const Arguments& args, const CtaWork::Lane& work)
-      : args_(args), units_(args.params, work), ahead_(find(TokenRun(units_.next()), 0, true)) {}
+      : args_(args), units_(args, work), ahead_(find(TokenRun(units_.next()), 0, true)) {}
   __device__ __forceinline__ Tile next() {
     const Tile tile = ahead_;
     if (tile.run.end == 0) return tile;

@@ -109,7 +109,7 @@ __device__ __forceinline__ void load_narrow_units(const Arguments& args, const C
                                                   const CtaWork::Lane& work, SharedMemory<head_dim>& shared,
                                                   Start start) {
   const int lane = threadIdx.x % 32;
-  Units units(args.params, work);
+  Units units(args, work);
   Ring ring;
   start();
   ptx::wait_for_last_launch();
@@ -131,8 +131,7 @@ __device__ __forceinline__ void load_narrow_units(const Arguments& args, const C
       slot.to[lane] =
           target_of<T>(args.params.attention, unit.head, unit.partial_begin, row, place[0].q_index, place[0].head);
     }
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(full);
+    ptx::barrier_arrive(full);
     ring.advance(num_narrow_slots);
   }
 }
@@ -142,7 +141,7 @@ __device__ __forceinline__ void load_wide_units(const Arguments& args, const Cta
                                                 SharedMemory<head_dim>& shared, Start start) {
   constexpr int rows_per_lane = max_wide_rows / 32;
   const int lane = threadIdx.x % 32;
-  Units units(args.params, work);
+  Units units(args, work);
   Ring ring;
   start();
   ptx::wait_for_last_launch();
@@ -159,8 +158,7 @@ __device__ __forceinline__ void load_wide_units(const Arguments& args, const Cta
     fill(slot, args, unit, rows);
 #pragma unroll
     for (int i = 0; i < rows_per_lane; ++i) slot.q_index[lane + 32 * i] = rows[i].q_index;
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(&shared.barriers.wide_units.full[ring.stage]);
+    ptx::barrier_arrive(&shared.barriers.wide_units.full[ring.stage]);
     ring.advance(num_wide_slots);
   }
 }

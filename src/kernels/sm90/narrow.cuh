@@ -328,20 +328,20 @@ class NarrowConsumer {
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
       const int row = row_of(c);
-      if (row >= unit.num_rows) continue;
+      const bool valid = row < unit.num_rows;
       const float4 sums = *reinterpret_cast<const float4*>(shared_.narrow_sums[unwritten_.stage % 2][row]);
       const float sum = sums.x + sums.y + sums.z + sums.w;
-      const float factor = sum > 0 ? 1 / sum : 0;
+      const float factor = sum > 0 ? __fdividef(1, sum) : 0;
       const RowTarget to = unit.to[row];
       const int i = c / 2 * 4 + c % 2, d = warp() * 16 + lane() / 4;
       if (unit.partial_begin >= 0) {
         float* const partial = static_cast<float*>(to.out) + d;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
-          partial[h * 64] = state.out[h][i] * factor;
-          partial[h * 64 + 8] = state.out[h][i + 2] * factor;
+          ptx::store_if(valid, partial + h * 64, state.out[h][i] * factor);
+          ptx::store_if(valid, partial + h * 64 + 8, state.out[h][i + 2] * factor);
         }
-      } else {
+      } else if (valid) {
         T* const out = static_cast<T*>(to.out) + d;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
@@ -349,7 +349,7 @@ class NarrowConsumer {
           store_element(out + h * 64 + 8, state.out[h][i + 2] * factor);
         }
       }
-      if (warp() == 0 && lane() < 4) write_lse(to.lse, state.last_reference[c], sum);
+      if (valid && warp() == 0 && lane() < 4) write_lse(to.lse, state.last_reference[c], sum);
     }
     __syncwarp();
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_units.empty[unwritten_.stage]);

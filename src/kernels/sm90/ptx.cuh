@@ -47,7 +47,7 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
 }
 
 /// Whether a wait would return at once.
-__device__ __forceinline__ bool barrier_passed(std::uint64_t* barrier, std::uint32_t parity) {
+__device__ __forceinline__ bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity) {
   int passed;
   asm volatile(
       "{\n"
@@ -159,6 +159,35 @@ __device__ __forceinline__ void keep_before(float x, std::uint32_t anywhere) {
       "@never st.shared.f32 [%1], %0;\n"
       "}" ::"f"(x),
       "r"(anywhere)
+      : "memory");
+}
+/// Neighbouring elements around L1, or zeros.
+__device__ __forceinline__ void load_if(bool valid, const float* from, float (&to)[4]) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %4, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
+      "mov.f32 %2, 0f00000000;\nmov.f32 %3, 0f00000000;\n@p ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%5];\n}"
+      : "=&f"(to[0]), "=&f"(to[1]), "=&f"(to[2]), "=&f"(to[3])
+      : "r"(static_cast<int>(valid)), "l"(from)
+      : "memory");
+}
+__device__ __forceinline__ void load_if(bool valid, const float* from, float (&to)[2]) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
+      "@p ld.global.cg.v2.f32 {%0, %1}, [%3];\n}"
+      : "=&f"(to[0]), "=&f"(to[1])
+      : "r"(static_cast<int>(valid)), "l"(from)
+      : "memory");
+}
+/// Predicated, not branched over.
+__device__ __forceinline__ void store_if(bool valid, float* to, float value) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %0, 0;\n@p st.global.f32 [%1], %2;\n}" ::"r"(static_cast<int>(valid)),
+               "l"(to), "f"(value)
+               : "memory");
+}
+__device__ __forceinline__ void store_if(bool valid, float* to, float low, float high) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %0, 0;\n@p st.global.v2.f32 [%1], {%2, %3};\n}" ::"r"(static_cast<int>(valid)),
+      "l"(to), "f"(low), "f"(high)
       : "memory");
 }
 /// Stores two 8 x 8 matrices of 16-bit elements, transposed.

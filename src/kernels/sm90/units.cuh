@@ -18,8 +18,8 @@ struct Unit {
 /// for nothing else.
 class Units {
  public:
-  __device__ Units(const CudaParams& params, const CtaWork::Lane& work)
-      : params_(params), work_(work), count_(num_units(work)) {
+  __device__ Units(const Arguments& args, const CtaWork::Lane& work)
+      : args_(args), work_(work), count_(num_units(work)) {
     read(&work.first);
     head_ = __ldg(&work.first_head);
   }
@@ -44,15 +44,15 @@ class Units {
   __device__ __forceinline__ void read_batch(int first) {
     const int index = first + static_cast<int>(threadIdx.x % 32);
     if (index >= count_) return;
-    const UnitPlace place(work_, index, params_.attention.num_kv_heads);
-    read(cuda::plan_array<CudaItem>(params_.plan, params_.plan->items) + place.item);
+    const UnitPlace place(work_, index, args_.heads);
+    read(cuda::plan_array<CudaItem>(args_.params.plan, args_.params.plan->items) + place.item);
     head_ = place.head;
   }
   static_assert(offsetof(CudaItem, num_rows) == 4 && offsetof(CudaItem, masked) == 6 &&
                 offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24 &&
                 offsetof(CudaItem, settled_end) == 28);
 
-  const CudaParams& params_;
+  const Arguments& args_;
   const CtaWork::Lane& work_;
   int count_, next_ = 0;
   int4 words_[2];

@@ -22,6 +22,11 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, std::uin
          (static_cast<std::uint64_t>(stride >> 4) << 32) | (swizzle_128 << 62);
 }
 
+/// The operand `bytes` further on. Its address does not carry out of the descriptor's low word.
+__device__ __forceinline__ std::uint64_t advanced(std::uint64_t operand, std::uint32_t bytes) {
+  return (operand & ~std::uint64_t{0xFFFFFFFF}) | (static_cast<std::uint32_t>(operand) + (bytes >> 4));
+}
+
 /// Before the first product that uses registers or memory which this thread wrote.
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

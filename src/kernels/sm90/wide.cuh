@@ -31,9 +31,9 @@ class WideConsumer {
     if (units_left_ == 0) return;
     std::uint32_t q[head_dim / 16][4];
     load_next_queries(q);
-    for (; units_left_ > 0; --units_left_) {
+    do {
       const Unit& unit = shared_.wide_units[unit_.stage];
-      float out[head_dim / 2], reference[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+      float out[head_dim / 2], reference[2] = {-FLT_MAX, -FLT_MAX}, sum[2] = {0, 0};
 #pragma unroll
       for (int i = 0; i < head_dim / 2; ++i) out[i] = 0;
       if (unit.num_rows > (high_ ? 64 : 0)) {
@@ -46,7 +46,7 @@ class WideConsumer {
       __syncwarp();
       if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_units.empty[unit_.stage]);
       unit_.advance(num_wide_slots);
-    }
+    } while (--units_left_ > 0);
   }
 
  private:
@@ -68,16 +68,29 @@ class WideConsumer {
     for (int h = 0; h < 2; ++h) {
       const int row = min(first_row_ + 8 * h, unit.num_rows - 1);
       const cuda::RowPlace place{unit.q_index[row], query_head(unit, row)};
-      const T* const from = cuda::row_of<T>(a.q, place) + lane() % 4 * 2;
-      const auto pair = [&](int d) {
-        if constexpr (!general) return *reinterpret_cast<const std::uint32_t*>(from + d);
-        const auto* const halves = reinterpret_cast<const std::uint16_t*>(from);
-        return halves[d] | static_cast<std::uint32_t>(halves[d + 1]) << 16;
-      };
+      const T* const from = cuda::row_of<T>(a.q, place);
+      if constexpr (general) {
+        const auto* const halves = reinterpret_cast<const std::uint16_t*>(from) + lane() % 4 * 2;
 #pragma unroll
-      for (int k = 0; k < head_dim / 16; ++k) {
-        q[k][h] = pair(k * 16);
-        q[k][h + 2] = pair(k * 16 + 8);
+        for (int k = 0; k < head_dim / 8; ++k) {
+          q[k / 2][h + k % 2 * 2] = halves[k * 8] | static_cast<std::uint32_t>(halves[k * 8 + 1]) << 16;
+        }
+      } else {
+        // Of 32 elements, lane l % 4 of a quad reads the eight that begin at 8 * (l % 4), and is to have two of each
+        // eight.
+        const auto* const eights = reinterpret_cast<const uint4*>(from) + lane() % 4;
+#pragma unroll
+        for (int k = 0; k < head_dim / 32; ++k) {
+          const uint4 eight = __ldg(eights + k * 4);
+          q[2 * k][h] = eight.x, q[2 * k][h + 2] = eight.y, q[2 * k + 1][h] = eight.z, q[2 * k + 1][h + 2] = eight.w;
+        }
+      }
+    }
+    if constexpr (!general) {
+#pragma unroll
+      for (int k = 0; k < head_dim / 32; ++k) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) transpose(q[2 * k][h], q[2 * k][h + 2], q[2 * k + 1][h], q[2 * k + 1][h + 2]);
       }
     }
     if (args_.q_sign == 0) return;
@@ -88,10 +101,23 @@ class WideConsumer {
     }
   }
 
-  __device__ __forceinline__ std::uint8_t* k_stage() const { return shared_.stages[first_stage_ + keys_.stage]; }
-  __device__ __forceinline__ std::uint8_t* v_stage() const {
-    return shared_.stages[first_stage_ + values_.stage] + Layout::plane_bytes;
+  /// Words of the four lanes of a quad: word i of lane l becomes word l of lane i.
+  static __device__ __forceinline__ void transpose(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c,
+                                                   std::uint32_t& d) {
+    const auto exchange = [](std::uint32_t& low, std::uint32_t& high, int step) {
+      const bool upper = (lane() & step) != 0;
+      const std::uint32_t got = __shfl_xor_sync(~0u, upper ? low : high, step);
+      (upper ? low : high) = got;
+    };
+    exchange(a, b, 1), exchange(c, d, 1);
+    exchange(a, c, 2), exchange(b, d, 2);
   }
+
+  /// Of a stage, known to be the same in all lanes: descriptors made of it stay in uniform registers.
+  __device__ __forceinline__ std::uint32_t address_of(const Ring& ring) const {
+    return __shfl_sync(~0u, ptx::shared_address(shared_.stages[first_stage_ + ring.stage]), 0);
+  }
+
   __device__ __forceinline__ void wait_keys() {
     ptx::barrier_wait(&shared_.barriers.wide.k_full[keys_.stage], keys_.parity);
   }
@@ -102,9 +128,10 @@ class WideConsumer {
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.k_empty[keys_.stage]);
     keys_.advance(num_stages - first_stage_);
   }
-  __device__ __forceinline__ void release_values() {
+  /// The values after these are in the stage `next`.
+  __device__ __forceinline__ void release_values(Ring next) {
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.v_empty[values_.stage]);
-    values_.advance(num_stages - first_stage_);
+    values_ = next;
   }
 
   /// The unit has no rows for this warpgroup.
@@ -113,25 +140,25 @@ class WideConsumer {
       wait_keys();
       release_keys();
       wait_values();
-      release_values();
+      release_values(keys_);
     }
   }
 
-  __device__ __forceinline__ void issue_scores(float (&scores)[32], const std::uint32_t (&q)[head_dim / 16][4]) {
-    const std::uint64_t k = operand(ptx::shared_address(k_stage()), 16, Layout::group_bytes);
-    products_begin();
+  __device__ __forceinline__ void issue_scores(float (&scores)[32], const std::uint32_t (&q)[head_dim / 16][4],
+                                               std::uint32_t stage) {
+    const std::uint64_t k = operand(stage, 16, Layout::group_bytes);
 #pragma unroll
     for (int i = 0; i < head_dim / 16; ++i) {
-      product<T, 64, 0>(scores, q[i], k + (i / 4 * Layout::half_bytes + i % 4 * 32) / 16, i != 0);
+      product<T, 64, 0>(scores, q[i], advanced(k, i / 4 * Layout::half_bytes + i % 4 * 32), i != 0);
     }
     products_commit();
   }
 
-  __device__ __forceinline__ void issue_values(float (&out)[head_dim / 2], const std::uint32_t (&p)[4][4]) {
-    const std::uint64_t v = operand(ptx::shared_address(v_stage()), Layout::half_bytes, Layout::group_bytes);
-    products_begin();
+  __device__ __forceinline__ void issue_values(float (&out)[head_dim / 2], const std::uint32_t (&p)[4][4],
+                                               std::uint32_t stage) {
+    const std::uint64_t v = operand(stage + Layout::plane_bytes, Layout::half_bytes, Layout::group_bytes);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) product<T, head_dim, 1>(out, p[i], v + i * 2 * Layout::group_bytes / 16, 1);
+    for (int i = 0; i < 4; ++i) product<T, head_dim, 1>(out, p[i], advanced(v, i * 2 * Layout::group_bytes), 1);
     products_commit();
   }
 
@@ -139,11 +166,13 @@ class WideConsumer {
   __device__ __forceinline__ void zero_beyond(const Unit& unit, int tile) {
     const int first = max(unit.max_end - tile * tile_tokens, 0);
     if (first >= tile_tokens) return;
+#pragma unroll 1  // rare: short code counts
     for (int i = static_cast<int>(threadIdx.x % warpgroup); i < (tile_tokens - first) * (head_dim / 8);
          i += warpgroup) {
       const int token = first + i / (head_dim / 8), chunk = i % (head_dim / 8);
-      *reinterpret_cast<uint4*>(v_stage() + token / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes +
-                                token % 8 * 128 + chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(shared_.stages[first_stage_ + values_.stage] + Layout::plane_bytes +
+                                token / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes + token % 8 * 128 +
+                                chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
     }
     ptx::fence_async();
     ptx::sync_threads(static_cast<int>(high_ ? Barrier::wide_high : Barrier::wide_low), warpgroup);
@@ -160,50 +189,45 @@ class WideConsumer {
     }
   }
 
-  /// Scores become probabilities. Returns whether out has to be multiplied by `factor`: the reference moves only when a
-  /// score exceeds it by a factor of 256.
-  __device__ __forceinline__ bool softmax(float (&scores)[32], float (&reference)[2], float (&sum)[2],
-                                          float (&factor)[2]) const {
+  /// Returns whether the references moved, so that out has to be multiplied by `factor`: they do only when a score
+  /// exceeds its reference by a factor of 256. Until then the lanes of a row need not agree on its highest score.
+  __device__ __forceinline__ bool raise_reference(const float (&scores)[32], float (&reference)[2], float (&sum)[2],
+                                                  float (&factor)[2]) const {
     constexpr float headroom = 8.0f;
-    float high[2];
+    float high[4] = {scores[0], scores[1], scores[2], scores[3]};
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float a = scores[h * 2], b = scores[h * 2 + 1];
+    for (int i = 4; i < 32; ++i) high[i % 4] = fmaxf(high[i % 4], scores[i]);
+    high[0] = fmaxf(high[0], high[1]);
+    high[1] = fmaxf(high[2], high[3]);
+    const float excess = fmaxf(fmaf(high[0], scale_, -reference[0]), fmaf(high[1], scale_, -reference[1]));
+    const bool moves = __any_sync(~0u, excess > headroom);
+    if (moves) {
 #pragma unroll
-      for (int i = 1; i < 8; ++i) {
-        a = fmaxf(a, scores[i * 4 + h * 2]);
-        b = fmaxf(b, scores[i * 4 + h * 2 + 1]);
-      }
-      high[h] = fmaxf(reference[h], fmaxf(a, b));
-      high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 1));
-      high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 2));
-    }
-    const bool moves =
-        __any_sync(~0u, (high[0] - reference[0]) * scale_ > headroom || (high[1] - reference[1]) * scale_ > headroom);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      factor[h] = 1;
-      if (moves && high[h] > reference[h]) {
-        factor[h] = ptx::exp2((reference[h] - high[h]) * scale_);
-        reference[h] = high[h];
+      for (int h = 0; h < 2; ++h) {
+        high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 1));
+        high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 2));
+        const float moved = fmaxf(reference[h], high[h] * scale_);
+        factor[h] = ptx::exp2(reference[h] - moved);
+        reference[h] = moved;
         sum[h] *= factor[h];
       }
     }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float offset = reference[h] == -INFINITY ? 0 : reference[h] * scale_;  // -inf: nothing seen yet
-      float a = 0, b = 0;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float &x = scores[i * 4 + h * 2], &y = scores[i * 4 + h * 2 + 1];
-        x = ptx::exp2(x * scale_ - offset);
-        y = ptx::exp2(y * scale_ - offset);
-        a += x;
-        b += y;
-      }
-      sum[h] += a + b;
-    }
     return moves;
+  }
+
+  /// The scores of one half of the tile's tokens become probabilities.
+  template <int half>
+  __device__ __forceinline__ void exponentials(float (&scores)[32], const float (&reference)[2],
+                                               float (&sum)[2]) const {
+    float part[4];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      float& x = scores[half * 16 + i];
+      x = ptx::exp2(fmaf(x, scale_, -reference[i / 2 % 2]));
+      part[i % 4] = i < 4 ? x : part[i % 4] + x;
+    }
+    sum[0] += part[0] + part[1];
+    sum[1] += part[2] + part[3];
   }
 
   static __device__ __forceinline__ void pack(const float (&scores)[32], std::uint32_t (&p)[4][4]) {
@@ -214,46 +238,79 @@ class WideConsumer {
     }
   }
 
-  /// The first scores and the last values stand outside the loop: inside it there is nothing to decide.
+  /// The first scores and the last values stand outside the loop: inside it there is nothing to decide but whether rows
+  /// end. Their tiles do not have a loop of their own: longer code costs units of few tiles more than it saves others.
   __device__ __forceinline__ void attend(const Unit& unit, std::uint32_t (&q)[head_dim / 16][4],
                                          float (&out)[head_dim / 2], float (&reference)[2], float (&sum)[2]) {
-    std::uint32_t p[4][4];
+    float scores[32];
     {
-      float scores[32], factor[2];
+      float factor[2];
       wait_keys();
-      issue_scores(scores, q);
+      products_begin();
+      issue_scores(scores, q, address_of(keys_));
       products_wait<0>();
       release_keys();
       mask(unit, 0, scores);
-      softmax(scores, reference, sum, factor);
-      pack(scores, p);
+      raise_reference(scores, reference, sum, factor);
+      exponentials<0>(scores, reference, sum);
+      exponentials<1>(scores, reference, sum);
     }
-    for (int tile = 1; tile < unit.num_tiles; ++tile) {
-      float scores[32], factor[2];
-      wait_keys();
-      issue_scores(scores, q);
-      wait_values();
-      if (tile * tile_tokens > unit.max_end) zero_beyond(unit, tile - 1);
-      issue_values(out, p);
-      products_wait<1>();
-      release_keys();
-      mask(unit, tile, scores);
-      const bool moves = softmax(scores, reference, sum, factor);
-      ptx::keep_before(sum[0] + sum[1], ptx::shared_address(&shared_));
-      products_wait<0>();
-      release_values();
-      if (moves) {
-#pragma unroll
-        for (int i = 0; i < head_dim / 2; ++i) out[i] *= factor[i / 2 % 2];
-      }
-      pack(scores, p);
+    const int num_tiles = unit.num_tiles, whole_tiles = min(num_tiles, unit.min_end / tile_tokens);
+    bool ready = false;
+    for (int tile = 1; tile < num_tiles; ++tile) {
+      attend_tile(unit, tile, tile >= whole_tiles, q, scores, out, reference, sum, ready);
     }
+    std::uint32_t p[4][4];
+    pack(scores, p);
     if (units_left_ > 1) load_next_queries(q);
     wait_values();
-    zero_beyond(unit, unit.num_tiles - 1);
-    issue_values(out, p);
+    zero_beyond(unit, num_tiles - 1);
+    products_begin();
+    issue_values(out, p, address_of(values_));
     products_wait<0>();
-    release_values();
+    release_values(keys_);
+  }
+
+  /// The scores of a tile and the values of the one before it, whose probabilities `scores` brings. They are packed
+  /// here, while the stages' addresses are on their way to uniform registers.
+  ///   ends   rows may end in either tile: scores are masked, or values zeroed
+  ///   ready  whether both were seen to be there, so that nothing is waited for; then the same of the next step
+  __device__ __forceinline__ void attend_tile(const Unit& unit, int tile, bool ends,
+                                              const std::uint32_t (&q)[head_dim / 16][4], float (&scores)[32],
+                                              float (&out)[head_dim / 2], float (&reference)[2], float (&sum)[2],
+                                              bool& ready) {
+    const std::uint32_t k_stage = address_of(keys_), v_stage = address_of(values_);
+    std::uint32_t p[4][4];
+    pack(scores, p);
+    if (!ready) {
+      wait_keys();
+      wait_values();
+    }
+    products_begin();
+    issue_scores(scores, q, k_stage);
+    if (ends) zero_beyond(unit, tile - 1);
+    products_begin();
+    issue_values(out, p, v_stage);
+    const Ring scored = keys_;
+    products_wait<1>();
+    release_keys();
+    const StageBarriers& full = shared_.barriers.wide;
+    ready = ptx::barrier_passed(&full.k_full[keys_.stage], keys_.parity) &
+            ptx::barrier_passed(&full.v_full[scored.stage], scored.parity);
+    if (ends) mask(unit, tile, scores);
+    float factor[2];
+    const bool moves = raise_reference(scores, reference, sum, factor);
+    // The values are done before the exponentials are: their stage goes back early, and no wait follows the last one.
+    const float sum_before = sum[0];
+    exponentials<0>(scores, reference, sum);
+    ptx::keep_before(sum_before + scores[15], ptx::shared_address(&shared_));
+    products_wait<0>();
+    release_values(scored);
+    if (moves) {
+#pragma unroll
+      for (int i = 0; i < head_dim / 2; ++i) out[i] *= factor[i / 2 % 2];
+    }
+    exponentials<1>(scores, reference, sum);
   }
 
   __device__ __forceinline__ void write(const Unit& unit, const float (&out)[head_dim / 2], const float (&reference)[2],
@@ -264,24 +321,14 @@ class WideConsumer {
       sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
       const int row = first_row_ + h * 8;
       const bool valid = row < unit.num_rows;
-      const float factor = sum[h] > 0 ? 1 / sum[h] : 0;
+      const float factor = sum[h] > 0 ? __fdividef(1, sum[h]) : 0;
       const RowTarget to = target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.q_index[row],
                                         query_head(unit, row));
       if (unit.partial_begin >= 0) {
-        // Neighbouring lanes trade pairs, so that each has four elements side by side: of column block i the even lane,
-        // of block i + 1 the odd one.
-        const bool odd = lane() % 2 == 1;
-        float* const at = static_cast<float*>(to.out) + odd * 8 + lane() % 4 / 2 * 4;
+        float* const at = static_cast<float*>(to.out) + lane() % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < head_dim / 8; i += 2) {
-          const int a = i * 4 + h * 2, b = a + 4;
-          const float low = __shfl_xor_sync(~0u, odd ? out[a] : out[b], 1);
-          const float high = __shfl_xor_sync(~0u, odd ? out[a + 1] : out[b + 1], 1);
-          const float4 four =
-              odd ? make_float4(low, high, out[b], out[b + 1]) : make_float4(out[a], out[a + 1], low, high);
-          if (!valid) continue;
-          *reinterpret_cast<float4*>(at + i * 8) =
-              make_float4(four.x * factor, four.y * factor, four.z * factor, four.w * factor);
+        for (int i = 0; i < head_dim / 8; ++i) {
+          ptx::store_if(valid, at + i * 8, out[i * 4 + h * 2] * factor, out[i * 4 + h * 2 + 1] * factor);
         }
       } else if (valid) {
 #pragma unroll
@@ -291,7 +338,7 @@ class WideConsumer {
         }
       }
       if (!valid) continue;
-      if (lane() % 4 == 0) write_lse(to.lse, reference[h] * scale_, sum[h]);
+      if (lane() % 4 == 0) write_lse(to.lse, reference[h], sum[h]);
     }
   }
 
@@ -300,8 +347,8 @@ class WideConsumer {
   int first_stage_, units_left_;
   bool high_;
   int first_row_;
-  float scale_;  // positive, so that -inf stays -inf
-  Ring keys_, values_;
+  float scale_;          // positive, so that -inf stays -inf
+  Ring keys_, values_;   // of the next tile whose scores, and values, are to be computed
   Ring unit_, queries_;  // the unit at hand; the next whose queries are to be loaded
 };
 
