@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
@@ -12,8 +13,6 @@
 #include "commands/commands.hpp"
 #include "common/result.hpp"
 #include "trunkline/error.hpp"
-
-extern char** environ;
 
 namespace trunkline::tools {
 namespace {
@@ -47,6 +46,7 @@ fs::path find_script() {
 /// Runs a program with this process' standard streams; its exit status, 127 when it cannot be run.
 int run_program(std::vector<std::string> arguments) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   pid_t child = 0;

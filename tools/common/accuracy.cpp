@@ -26,6 +26,7 @@ std::vector<ReferenceRow> draw_rows(std::int64_t num_tokens, std::int64_t num_he
     }
   }
   std::vector<ReferenceRow> rows;
+  rows.reserve(chosen.size());
   for (std::int64_t row : chosen) {
     rows.push_back({static_cast<std::int32_t>(row / num_heads), static_cast<std::int32_t>(row % num_heads)});
   }

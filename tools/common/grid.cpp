@@ -70,6 +70,7 @@ std::vector<GridLevel> read_levels(const CaseReader& reader) {
                 std::to_string(tokens.size()));
   }
   std::vector<GridLevel> levels;
+  levels.reserve(nodes.size());
   for (std::size_t i = 0; i < nodes.size(); ++i) levels.push_back({nodes[i], tokens[i]});
   return levels;
 }

@@ -54,6 +54,7 @@ std::vector<Table> read_tables(const std::filesystem::path& folder) {
   }
   std::sort(files.begin(), files.end());
   std::vector<Table> tables;
+  tables.reserve(files.size());
   for (const auto& file : files) tables.push_back(read_table(file));
   return tables;
 }

@@ -72,6 +72,7 @@ std::vector<Branch> read_tree(const JsonLines& lines) {
     lines.fail("every node below the root", std::to_string(given.size() - order.size()) + " nodes that are not");
   }
   std::vector<Branch> tree;
+  tree.reserve(order.size());
   for (const std::size_t i : order) tree.push_back(given[i]);
   return tree;
 }
