@@ -164,4 +164,4 @@ each request's KV. The bound is the step without attention plus, for each layer,
 of the decoding, launch left out. SDPA's bound is the same with the measured time of PyTorch's fastest SDPA on a dense copy of
 that layer's KV, which no loop over SDPA is faster than, nor does it need the memory of all layers.
 
-""" + "\n\n".join(parts) + "\n"
+""" + "\n\n".join(part.rstrip() for part in parts) + "\n"
