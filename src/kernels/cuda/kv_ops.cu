@@ -48,7 +48,7 @@ __device__ void append_vector(const Shape& shape, const std::int64_t* slots, std
 
 // An attention launch behind this one may begin: it reads the tokens of earlier steps first, and waits before it reads
 // these (sm90/load_kv.cuh).
-__device__ void let_next_launch_start() {
+__device__ inline void let_next_launch_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
