@@ -160,8 +160,9 @@ at the rate of a large product of PyTorch's. Everybody's rows are held against t
 reads a copy of every request's KV in one piece, `packed` the same with the query heads of a KV head as rows of one query.
 
 **Decode steps.** `trunkline.llama` with its attention exchanged: `none` leaves it out, `sdpa` is PyTorch's over a dense copy of
-each request's KV. The bound is the step without attention plus, for each layer, the floor of the attention in the middle
-of the decoding, launch left out. SDPA's bound is the same with the measured time of PyTorch's fastest SDPA on a dense copy of
-that layer's KV, which no loop over SDPA is faster than, nor does it need the memory of all layers.
+each request's KV, with a mask and without CUDA graphs. The bound is the step without attention plus, for each layer, the
+floor of the attention in the middle of the decoding, launch left out. SDPA's bound is the same with the measured time of
+PyTorch's fastest SDPA on a dense copy of one layer's KV: no loop over SDPA is faster, so it is the fairer one to compare
+with, and it does not need the memory of all layers.
 
 """ + "\n\n".join(part.rstrip() for part in parts) + "\n"

@@ -40,6 +40,7 @@ def draw(result: dict[str, Any], path: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "trunkline"})  # text stays text; the same bits again
     rows = result["rows"]
@@ -68,6 +69,9 @@ def draw(result: dict[str, Any], path: str) -> None:
         ticks.append(begin + (len(of_case) - 1) / 2)
         begin += len(of_case) + 1
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xticks(ticks, cases, fontsize=8)
     axes.set_ylabel("us, cold (line: floor)" if attention else "ms per decode step (line: no attention + floor)")
     gpu = result["device"].get("gpu")
@@ -75,6 +79,7 @@ def draw(result: dict[str, Any], path: str) -> None:
     axes.set_title(where, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     entries = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    axes.legend(entries.values(), entries.keys(), fontsize=7, ncols=2, frameon=False)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.05), "ncols": 4, "fontsize": 8, "frameon": False}
+    axes.legend(entries.values(), entries.keys(), **above)
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.endswith(".svg") else None)
     plt.close(figure)
