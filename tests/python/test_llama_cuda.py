@@ -70,11 +70,12 @@ def test_a_step_is_launched_while_the_device_is_busy(attention, graphs, sampling
 
     engine = make_engine(attention, cuda_graphs=graphs)
     params = SamplingParams(max_new_tokens=20, **SAMPLING[sampling])
-    engine.generate(prompts_with_shared_prefixes(), params)  # captures graphs and pins memory
+    for seed in (0, 1):  # captures graphs, pins memory and loads kernels, all of which wait
+        engine.generate(prompts_with_shared_prefixes(seed), params)
     monkeypatch.setattr(Engine, "_launch", timed)
     torch.cuda.set_sync_debug_mode("error")  # raises where PyTorch would wait
     try:
-        generations = [engine.add(prompt, params) for prompt in prompts_with_shared_prefixes(1)]
+        generations = [engine.add(prompt, params) for prompt in prompts_with_shared_prefixes(2)]
         while engine.num_unfinished:
             engine.step()
     finally:

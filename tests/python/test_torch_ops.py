@@ -10,7 +10,10 @@ torch = pytest.importorskip("torch")
 import trunkline as tl  # noqa: E402
 from trunkline import torch_ops  # noqa: E402
 
-PAGE, HEADS, KV_HEADS, DIM = 4, 4, 2, 16
+PAGE, HEADS, KV_HEADS = 4, 4, 2
+DIM = {"cpu": 16, "cuda": 64}
+DTYPE = {"cpu": torch.float32, "cuda": torch.float16}
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
 TABLES, SEQ_LENS = np.array([[0, 1, 2], [0, 1, 3], [4, 5, 0]], np.int32), [10, 9, 6]
 DEVICES = ["cpu"]
 if torch.cuda.is_available() and any(b.name == "cuda" and b.available for b in tl.backends()):
@@ -24,14 +27,15 @@ class Case:
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator).to(device)
+            return torch.randn(*shape, generator=generator).to(device, DTYPE[device])
 
-        config = tl.AttentionConfig(HEADS, KV_HEADS, DIM, PAGE, dtype=torch.float32)
+        self.dim, self.tolerance = DIM[device], TOLERANCE[device]
+        config = tl.AttentionConfig(HEADS, KV_HEADS, self.dim, PAGE, dtype=DTYPE[device])
         attention = tl.Attention(config, max_requests=3, max_table_width=4, device=device)
         self.attention = torch_ops.TorchAttention(attention)
         self.attention.plan(tl.Forest.from_block_tables(TABLES, SEQ_LENS, PAGE))
-        self.k_cache, self.v_cache = random(6, PAGE, KV_HEADS, DIM), random(6, PAGE, KV_HEADS, DIM)
-        self.q, self.k, self.v = random(3, HEADS, DIM), random(3, KV_HEADS, DIM), random(3, KV_HEADS, DIM)
+        self.k_cache, self.v_cache = random(6, PAGE, KV_HEADS, self.dim), random(6, PAGE, KV_HEADS, self.dim)
+        self.q, self.k, self.v = (random(3, heads, self.dim) for heads in (HEADS, KV_HEADS, KV_HEADS))
         slots = [int(table[(n - 1) // PAGE]) * PAGE + (n - 1) % PAGE for table, n in zip(TABLES, SEQ_LENS)]
         self.slots = torch.tensor(slots, device=device)
 
@@ -46,7 +50,7 @@ class Case:
         rows = []
         for q, table, n in zip(self.q, TABLES, SEQ_LENS):
             k, v = (c[table].flatten(0, 1)[:n].repeat_interleave(HEADS // KV_HEADS, 1) for c in (k_cache, v_cache))
-            weights = torch.softmax(torch.einsum("hd,thd->ht", q * 2, k) * DIM**-0.5, dim=-1)
+            weights = torch.softmax(torch.einsum("hd,thd->ht", q * 2, k) * self.dim**-0.5, dim=-1)
             rows.append(torch.einsum("ht,thd->hd", weights, v) + 1)
         return torch.stack(rows)
 
@@ -65,7 +69,7 @@ def test_opcheck(case):
 
 def test_eager(case):
     expected = case.expected()
-    torch.testing.assert_close(case.step(case.q, case.k, case.v, case.slots), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(case.step(case.q, case.k, case.v, case.slots), expected, rtol=case.tolerance, atol=case.tolerance)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -73,7 +77,7 @@ def test_compiled_code_attends_to_what_it_appended(case, backend):
     expected = case.expected()
     compiled = torch.compile(case.step, backend=backend, fullgraph=True)
     got = compiled(case.q, case.k, case.v, case.slots)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=case.tolerance, atol=case.tolerance)
     # The next plan is that of the next call: nothing of a plan is in the compiled code.
     case.attention.plan(tl.Forest.from_block_tables(TABLES, [8, 8, 6], PAGE))
     assert not torch.allclose(compiled(case.q, case.k, case.v, case.slots), expected)
@@ -107,4 +111,4 @@ def test_cuda_graph_capture():
         out = case.step(case.q, case.k, case.v, case.slots)
     out.fill_(float("nan"))
     graph.replay()
-    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(out, expected, rtol=case.tolerance, atol=case.tolerance)

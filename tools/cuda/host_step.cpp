@@ -175,7 +175,7 @@ void measure_host_step(const BenchOptions& options) {
   for (const Json& row : result["rows"]) {
     table.add_row({row["label"], row["kernel"], row["strategy"], number(row["advance_us"]["median"]),
                    number(row["plan_us"]["median"]), number(row["host_us"]["median"]), number(row["host_us"]["p90"]),
-                   std::to_string(row["layers"].get<int>()), number(row["step_us"]),
+                   number(row["run_us"]["median"]), std::to_string(row["layers"].get<int>()), number(row["step_us"]),
                    number(row["step_without_planning_us"])});
   }
   table.print(text);
