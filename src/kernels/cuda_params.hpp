@@ -20,7 +20,7 @@ struct alignas(32) CudaItem {
   std::int32_t token_end;
   std::int32_t partial_begin;  // partial row of row_begin; -1: write out and lse directly
   std::int32_t first_q;        // row of q of the item's first query token, the others following; -1: they do not
-  std::int32_t settled_end;    // tokens before this position were in their pages before this step
+  std::int32_t pad;
 };
 
 /// The static schedule of one CTA in one phase: Plan::schedule, transposed.

@@ -29,16 +29,6 @@ bool same_bytes(const T* got, const std::vector<T>& expected) {
   return expected.empty() || std::memcmp(got, expected.data(), expected.size() * sizeof(T)) == 0;
 }
 
-// Least tokens that the requests of the item's rows had before this step, the slow way.
-std::int32_t settled_end(const Forest& forest, const Plan& plan, const WorkItem& item) {
-  std::int32_t result = std::numeric_limits<std::int32_t>::max();
-  for (std::int32_t row = item.row_begin; row < item.row_begin + item.num_rows; ++row) {
-    const std::int32_t request = plan.query_tokens[row / plan.group_size].request;
-    result = std::min(result, std::max(0, forest.seq_lens()[request] - forest.qo_lens()[request]));
-  }
-  return result;
-}
-
 // Row of q of the item's first token when the others follow it, the slow way.
 std::int32_t first_q(const Plan& plan, const WorkItem& item) {
   const std::int32_t first = item.row_begin / plan.group_size;
@@ -73,15 +63,14 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase,
   ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
 }
 
-void expect_block(const WorkspaceSizes& sizes, const Forest& forest, const Plan& plan,
-                  const std::vector<std::int32_t>& row_of) {
+void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const std::vector<std::int32_t>& row_of) {
   const std::size_t most = exec::cuda::plan_block_bytes(sizes);
   std::vector<std::byte> memory(most + 2 * 128, std::byte{0x5a});
   void* aligned = memory.data();
   std::size_t space = memory.size();
   auto* block = static_cast<std::byte*>(std::align(128, most, aligned, space));
   exec::cuda::PlanBlock writer(sizes);
-  const std::size_t used = writer.write(forest, plan, row_of, block);
+  const std::size_t used = writer.write(plan, row_of, block);
   ASSERT_LE(used, most);
   for (const std::byte* beyond = block + used; beyond < memory.data() + memory.size(); ++beyond) {
     ASSERT_EQ(*beyond, std::byte{0x5a}) << "written beyond what was said";
@@ -113,7 +102,6 @@ void expect_block(const WorkspaceSizes& sizes, const Forest& forest, const Plan&
     ASSERT_EQ(items[i].partial_begin, item.partial_begin);
     ASSERT_EQ(items[i].masked, item.masked);
     ASSERT_EQ(items[i].first_q, first_q(plan, item));
-    ASSERT_EQ(items[i].settled_end, settled_end(forest, plan, item));
   }
   const auto* ctas = at<CtaWork>(block, sizeof(PlanHeader));
   for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
@@ -154,7 +142,7 @@ TEST(CudaPlanBlock, SaysWhatThePlanSays) {
         const WorkspaceSizes sizes = sizes_of(batch.config(), batch.capacity(), device, workers != 5);
         const Plan plan = Planner(device, batch.config()).plan(forest, sizes.limits);
         SCOPED_TRACE(requests.name + ", " + to_string(strategy));
-        ASSERT_NO_FATAL_FAILURE(expect_block(sizes, forest, plan, {}));
+        ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, {}));
       }
     }
   }
@@ -187,7 +175,7 @@ TEST(CudaPlanBlock, EveryForestWithinCapacityFits) {
     // Rows numbered backwards, as when rows of the table are requests.
     std::vector<std::int32_t> row_of(static_cast<std::size_t>(server.forest().table().num_rows));
     for (std::size_t row = 0; row < row_of.size(); ++row) row_of[row] = static_cast<std::int32_t>(row_of.size() - row);
-    expect_block(sizes, server.forest(), plan, row_of);
+    expect_block(sizes, plan, row_of);
     RC_ASSERT(!::testing::Test::HasFailure());
   }));
 }

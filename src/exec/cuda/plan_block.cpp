@@ -1,7 +1,6 @@
 #include "exec/cuda/plan_block.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -110,12 +109,10 @@ std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
 
 PlanBlock::PlanBlock(const WorkspaceSizes& sizes) : scheduled_(sizes.scheduled), group_size_(sizes.group_size) {
   const auto tokens = static_cast<std::size_t>(sizes.limits.max_query_tokens);
-  settled_.reserve(tokens * static_cast<std::size_t>(std::bit_width(tokens)));
   run_end_.reserve(tokens);
 }
 
-std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<const std::int32_t> row_of,
-                             std::byte* block) {
+std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block) {
   Writer writer(block);
   PlanHeader& header = *writer.take<PlanHeader>(1);
   header = {};
@@ -134,7 +131,6 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
   }
   writer.copy(plan.query_tokens, header.query_tokens);
 
-  index_settled(forest, plan);
   index_runs(plan);
   CudaItem* items = writer.take<CudaItem>(plan.items.size(), &header.items);
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
@@ -147,8 +143,7 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
                 .token_begin = segment.token_begin,
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
-                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
-                .settled_end = settled_end(item.row_begin, item.row_begin + item.num_rows)};
+                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows)};
   }
   for (std::size_t phase = 0; scheduled_ && phase < plan.phases.size(); ++phase) {
     for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
@@ -157,25 +152,6 @@ std::size_t PlanBlock::write(const Forest& forest, const Plan& plan, std::span<c
   writer.copy(plan.merges, header.merges);
   writer.copy(plan.merge_sources, header.merge_sources);
   return writer.used();
-}
-
-// A table of minima over runs of powers of two: two lookups for any run of query tokens.
-void PlanBlock::index_settled(const Forest& forest, const Plan& plan) {
-  const auto seq_lens = forest.seq_lens(), qo_lens = forest.qo_lens();
-  const std::size_t count = plan.query_tokens.size();
-  num_query_tokens_ = static_cast<std::int64_t>(count);
-  settled_.resize(count * static_cast<std::size_t>(std::bit_width(count)));
-  for (std::size_t t = 0; t < count; ++t) {
-    const std::int32_t request = plan.query_tokens[t].request;
-    settled_[t] = std::max(0, seq_lens[request] - qo_lens[request]);
-  }
-  const std::int32_t* below = settled_.data();
-  std::int32_t* level = settled_.data() + count;
-  for (std::size_t half = 1; 2 * half <= count; half *= 2) {
-    for (std::size_t t = 0; t + 2 * half <= count; ++t) level[t] = std::min(below[t], below[t + half]);
-    below = level;
-    level += count;
-  }
 }
 
 void PlanBlock::index_runs(const Plan& plan) {
@@ -190,13 +166,6 @@ void PlanBlock::index_runs(const Plan& plan) {
 std::int32_t PlanBlock::first_q(const Plan& plan, std::int32_t row_begin, std::int32_t row_end) const {
   const std::int32_t first = row_begin / group_size_, last = (row_end - 1) / group_size_;
   return last < run_end_[first] ? plan.query_tokens[first].q_index : -1;
-}
-
-std::int32_t PlanBlock::settled_end(std::int32_t row_begin, std::int32_t row_end) const {
-  const std::int32_t begin = row_begin / group_size_, end = ceil_div(row_end, group_size_);
-  const int level = std::bit_width(static_cast<std::uint32_t>(end - begin)) - 1;
-  const std::int32_t* minima = settled_.data() + level * num_query_tokens_;
-  return std::min(minima[begin], minima[end - (1 << level)]);
 }
 
 }  // namespace trunkline::exec::cuda

@@ -20,22 +20,16 @@ class PlanBlock {
   PlanBlock() = default;
   explicit PlanBlock(const WorkspaceSizes& sizes);
 
-  /// Writes the plan, made from `forest` and within the limits, and returns the bytes it took. `row_of` maps the rows
-  /// of the forest's table to those of the table that kernels read; empty: they are the same.
-  std::size_t write(const Forest& forest, const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block);
+  /// Writes the plan, which is within the limits, and returns the bytes it took. `row_of` maps the rows of the forest's
+  /// table to those of the table that kernels read; empty: they are the same.
+  std::size_t write(const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block);
 
  private:
-  void index_settled(const Forest& forest, const Plan& plan);
-  std::int32_t settled_end(std::int32_t row_begin, std::int32_t row_end) const;
   void index_runs(const Plan& plan);
   std::int32_t first_q(const Plan& plan, std::int32_t row_begin, std::int32_t row_end) const;
 
   bool scheduled_ = false;
   int group_size_ = 1;
-  std::int64_t num_query_tokens_ = 0;
-  // [level][query token]: of 2^level query tokens from this one on, the least number of tokens that their requests had
-  // before this step.
-  std::vector<std::int32_t> settled_;
   std::vector<std::int32_t> run_end_;  // of each query token: one past the last of those whose rows of q follow its own
 };
 

@@ -46,8 +46,8 @@ __device__ void append_vector(const Shape& shape, const std::int64_t* slots, std
       static_cast<const Vector*>(plane.from)[token * plane.from_token + head * plane.from_head + vector];
 }
 
-// An attention launch behind this one may begin: it reads the tokens of earlier steps first, and waits before it reads
-// these (sm90/load_kv.cuh).
+// An attention launch behind this one may begin: it looks up its plan and waits before it reads any tokens
+// (sm90/load_kv.cuh).
 __device__ inline void let_next_launch_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

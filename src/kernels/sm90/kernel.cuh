@@ -107,9 +107,9 @@ __global__ void __launch_bounds__(num_threads, 1)
 
   ptx::let_next_launch_start();
   init_barriers(shared, false);
-  // All of the CTA are ready. The plan, the block table and settled tokens were there before the last launch, so in a
-  // chain of launches what is looked up and copied of them overlaps the launch before. What that one may write, the
-  // loaders wait for before they touch it, and so before any consumer can.
+  // All of the CTA are ready. The plan and the block table were there before the last launch, so in a chain of launches
+  // what is looked up of them overlaps it. For all else the loaders wait, and so do the consumers, which get it from
+  // them.
   const auto start = [](int phase) {
     if (phase == 0) __syncthreads();
   };

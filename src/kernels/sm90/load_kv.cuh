@@ -42,13 +42,8 @@ class StageWriter {
 /// The tokens of a unit, and where their pages are.
 struct TokenRun {
   int table_row, begin, end, head;
-  int settled_end;  // tokens before this one were there before this step
   __device__ __forceinline__ explicit TokenRun(const Unit& unit)
-      : table_row(unit.table_row),
-        begin(unit.token_begin),
-        end(unit.token_end),
-        head(unit.head),
-        settled_end(unit.settled_end) {}
+      : table_row(unit.table_row), begin(unit.token_begin), end(unit.token_end), head(unit.head) {}
 };
 
 /// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.
@@ -64,8 +59,7 @@ __device__ __forceinline__ Box find_box(const Arguments& args, const TokenRun& r
 }
 
 /// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. The boxes of
-/// the next unit are looked up before those of this one are copied, or 32 ahead. Waits for earlier launches only at the
-/// first token that one of them may have written.
+/// the next unit are looked up before those of this one are copied, or 32 ahead.
 template <int head_dim, class Start>
 __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
                                            const CtaWork::Lane& work, std::uint64_t policy, StageWriter<head_dim> stage,
@@ -85,7 +79,7 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   TokenRun run(units.next());
   Box found = look_up(run);
   start();
-  bool waited = false;  // for earlier launches, which may write what is not settled
+  ptx::wait_for_last_launch();
   while (run.end > 0) {
     const int end_box = (run.end + (1 << box_shift) - 1) >> box_shift;
     const int chunk = run.head * chunks;
@@ -95,7 +89,6 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
       Box ahead{};
       for (int box = window; box < min(end_box, window + 32); box += boxes) {
         const int count = min(boxes, end_box - box);
-        if (!waited && (box + count) << box_shift > run.settled_end) ptx::wait_for_last_launch(), waited = true;
         const int page = __shfl_sync(~0u, found.page, box - window + my_box);
         const int group = __shfl_sync(~0u, found.group, box - window + my_box);
         const auto load = [&](std::uint8_t* to, const CUtensorMap* map, std::uint64_t* full) {

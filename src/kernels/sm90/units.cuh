@@ -10,7 +10,7 @@ namespace trunkline::kernels::sm90 {
 
 /// A CudaItem in registers, and the KV head. An empty unit has token_end 0.
 struct Unit {
-  int row_begin, num_rows, masked, table_row, token_begin, token_end, partial_begin, first_q, settled_end;
+  int row_begin, num_rows, masked, table_row, token_begin, token_end, partial_begin, first_q;
   int head;
 };
 
@@ -29,8 +29,7 @@ class Units {
     const int index = next_++, at = index == 0 ? 0 : (index - 1) % 32;
     const Unit unit{of(words_[0].x, at), of(words_[0].y, at) & 0xFFFF, of(words_[0].y, at) >> 16,
                     of(words_[0].z, at), of(words_[0].w, at),          index < count_ ? of(words_[1].x, at) : 0,
-                    of(words_[1].y, at), of(words_[1].z, at),          of(words_[1].w, at),
-                    of(head_, at)};
+                    of(words_[1].y, at), of(words_[1].z, at),          of(head_, at)};
     if (index == 0 || at == 31) read_batch(index + 1);
     return unit;
   }
@@ -49,8 +48,7 @@ class Units {
     head_ = place.head;
   }
   static_assert(offsetof(CudaItem, num_rows) == 4 && offsetof(CudaItem, masked) == 6 &&
-                offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24 &&
-                offsetof(CudaItem, settled_end) == 28);
+                offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24);
 
   const Arguments& args_;
   const CtaWork::Lane& work_;
