@@ -143,7 +143,8 @@ std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row
                 .token_begin = segment.token_begin,
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
-                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows)};
+                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
+                .pad = 0};
   }
   for (std::size_t phase = 0; scheduled_ && phase < plan.phases.size(); ++phase) {
     for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
