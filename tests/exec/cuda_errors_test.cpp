@@ -67,6 +67,14 @@ TEST_P(CudaErrors, Construction) {
               with.device->wide.max_rows = 1024;
             }).find("invalid_argument: options.device.wide.max_rows: expected at most "),
             0u);
+  if (name == "sm90") {
+    EXPECT_EQ(message([](auto&, ExecutionOptions& with, auto&) {
+                with.device = DeviceSpec::h200();
+                with.device->narrow.row_granule = 4;
+              }),
+              "invalid_argument: options.device.narrow.row_granule: expected a multiple of 8, as cuda/sm90 cuts items "
+              "between rows, got 4");
+  }
 }
 
 TEST_P(CudaErrors, CapacityExceededSaysByHowMuch) {

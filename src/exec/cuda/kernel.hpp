@@ -12,7 +12,8 @@ namespace trunkline::exec::cuda {
 struct Kernel {
   const char* name;
   int max_wide_rows, max_narrow_rows;
-  bool scheduled;  // one CTA per worker of the plan, which take what the plan's schedule says
+  int row_granule;  // items are cut between rows at multiples of this
+  bool scheduled;   // one CTA per worker of the plan, which take what the plan's schedule says
   const char* needs;
   bool (*runs_on)(int compute_major, int compute_minor);
   bool (*supports)(int head_dim, kernels::Element q, kernels::Element kv);

@@ -119,7 +119,7 @@ int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void*
                             aligned_to_16_bytes(a.out.data, {a.out.token_stride, a.out.head_stride});
   const int box_tokens = num_pages > 0 && rows_aligned ? box_tokens_of(a) : 0;
   const bool general = box_tokens == 0;
-  const int q_box_rows = std::gcd(a.group_size, max_narrow_rows);
+  const int q_box_rows = std::gcd(a.group_size, row_granule);
   Maps maps{};
   if (!general) {
     if (const cudaError_t error = map_queries(a, q_box_rows, maps.q); error != cudaSuccess) return error;

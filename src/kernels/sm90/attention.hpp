@@ -11,6 +11,8 @@ bool supports(int head_dim, Element q, Element kv);
 /// The most rows of one item, per lane of the plan.
 inline constexpr int max_wide_rows = 128;
 inline constexpr int max_narrow_rows = 16;
+/// Items are cut between rows at multiples of this, so that one copy of queries may bring as many.
+inline constexpr int row_granule = 8;
 
 /// Once per device and kernel, before the first launch. 0 or a cudaError_t.
 int prepare(int head_dim, Element q);
