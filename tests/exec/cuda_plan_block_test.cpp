@@ -63,6 +63,8 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase,
   ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
 }
 
+int num_units(const CtaWork::Lane& lane) { return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1]; }
+
 void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const std::vector<std::int32_t>& row_of) {
   const std::size_t most = exec::cuda::plan_block_bytes(sizes);
   std::vector<std::byte> memory(most + 2 * 128, std::byte{0x5a});
@@ -104,6 +106,9 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const std::vect
     ASSERT_EQ(items[i].first_q, first_q(plan, item));
   }
   const auto* ctas = at<CtaWork>(block, sizeof(PlanHeader));
+  for (int cta = 0; sizes.scheduled && plan.phases.empty() && cta < plan.num_workers; ++cta) {
+    ASSERT_EQ(num_units(ctas[cta].wide) + num_units(ctas[cta].narrow), 0);
+  }
   for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
     for (int cta = 0; cta < plan.num_workers; ++cta) {
       const CtaWork& work = ctas[phase * plan.num_workers + cta];
@@ -178,6 +183,20 @@ TEST(CudaPlanBlock, EveryForestWithinCapacityFits) {
     expect_block(sizes, plan, row_of);
     RC_ASSERT(!::testing::Test::HasFailure());
   }));
+}
+
+// A captured launch may find it: its CTAs must find no units.
+TEST(CudaPlanBlock, OfNoRequestsHasAScheduleOfNoUnits) {
+  AttentionConfig config;
+  config.num_qo_heads = config.num_kv_heads = 2;
+  config.head_dim = 64;
+  config.page_size = 16;
+  const DeviceSpec device = DeviceSpec::h200();
+  const WorkspaceSizes sizes = sizes_of(config, {4, 4, 4}, device, true);
+  const Plan plan = Planner(device, config).plan(Forest(), sizes.limits);
+  ASSERT_TRUE(plan.phases.empty());
+  ASSERT_EQ(plan.num_workers, device.num_workers);
+  ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, {}));
 }
 
 TEST(CudaPlanBlock, BeyondFourGibibytesIsRefused) {

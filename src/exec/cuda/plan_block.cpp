@@ -124,7 +124,7 @@ std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row
 
   const std::size_t num_ctas = static_cast<std::size_t>(plan.num_workers);
   CtaWork* ctas = nullptr;
-  if (scheduled_) {
+  if (scheduled_) {  // of no units where the plan has no phase
     const std::size_t count = std::max<std::size_t>(plan.phases.size(), 1) * num_ctas;
     ctas = writer.take<CtaWork>(count);
     if (plan.phases.empty()) std::fill_n(ctas, count, CtaWork{});
@@ -146,8 +146,10 @@ std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row
                 .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
                 .pad = 0};
   }
-  for (std::size_t phase = 0; scheduled_ && phase < plan.phases.size(); ++phase) {
-    for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
+  if (ctas != nullptr) {
+    for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
+      for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
+    }
   }
   writer.copy(plan.phases, header.phases);
   writer.copy(plan.merges, header.merges);

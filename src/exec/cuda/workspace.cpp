@@ -61,7 +61,7 @@ DeviceWorkspace::DeviceWorkspace(const WorkspaceSizes& sizes, std::byte* block)
   check(static_cast<cudaError_t>(kernels::cuda::prepare_table()), "prepare_table");
   // Kernels find an empty plan before the first, and counters as a launch leaves them. The host waits, for streams
   // that do not follow the default one.
-  check(cudaMemset(layout_.plan, 0, sizeof(kernels::PlanHeader)), "cudaMemset");
+  check(cudaMemset(layout_.plan, 0, plan_block_bytes(sizes_)), "cudaMemset");
   check(cudaMemset(layout_.counters, 0, kernels::num_counters * sizeof(std::uint32_t)), "cudaMemset");
   check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
 }
