@@ -115,7 +115,9 @@ int prepare(int head_dim, Element q) {
 int launch(const CudaParams& params, std::int64_t num_pages, int num_ctas, void* stream) {
   const AttentionParams& a = params.attention;
   constexpr float log2_e = 1.44269504f;
-  const bool rows_aligned = aligned_to_16_bytes(a.q.data, {a.q.token_stride, a.q.head_stride}) &&
+  // A dimension of one may have any stride, which the copy engine need not take.
+  const bool rows_aligned = a.q.token_stride >= 0 && a.q.head_stride >= 0 &&
+                            aligned_to_16_bytes(a.q.data, {a.q.token_stride, a.q.head_stride}) &&
                             aligned_to_16_bytes(a.out.data, {a.out.token_stride, a.out.head_stride});
   const int box_tokens = num_pages > 0 && rows_aligned ? box_tokens_of(a) : 0;
   const bool general = box_tokens == 0;
