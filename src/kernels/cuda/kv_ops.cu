@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/launch_chain.cuh"
+
 namespace trunkline::kernels::cuda {
 namespace {
 
@@ -46,19 +48,11 @@ __device__ void append_vector(const Shape& shape, const std::int64_t* slots, std
       static_cast<const Vector*>(plane.from)[token * plane.from_token + head * plane.from_head + vector];
 }
 
-// An attention launch behind this one may begin: it looks up its plan and waits before it reads any tokens
-// (sm90/load_kv.cuh).
-__device__ inline void let_next_launch_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 template <class Vector>
 __global__ void __launch_bounds__(threads)
     append_host_slots(const __grid_constant__ Shape shape, const __grid_constant__ SlotArguments arguments,
                       std::int64_t vectors) {
-  let_next_launch_start();
+  let_next_launch_start();  // an attention launch looks up its plan, and waits before it reads any tokens
   const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   if (index < vectors) append_vector<Vector>(shape, arguments.slots, index);
 }

@@ -107,12 +107,6 @@ __global__ void __launch_bounds__(num_threads, 1)
 
   ptx::let_next_launch_start();
   init_barriers(shared, false);
-  // All of the CTA are ready. The plan and the block table were there before the last launch, so in a chain of launches
-  // what is looked up of them overlaps it. For all else the loaders wait, and so do the consumers, which get it from
-  // them.
-  const auto start = [](int phase) {
-    if (phase == 0) __syncthreads();
-  };
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&](auto meet) {
     __syncthreads();
@@ -134,22 +128,27 @@ __global__ void __launch_bounds__(num_threads, 1)
       ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
     }
     for (int phase = 0;;) {
-      const auto start_here = [&] { start(phase); };
+      // All of the CTA are ready, and what earlier launches wrote may be read. The plan and the block table were there
+      // before the last launch: a loader looks up its first unit before it starts, so in a chain of launches that
+      // overlaps the one before. What consumers touch, they get from the loaders, after this.
+      const auto start = [&] {
+        if (phase == 0) __syncthreads();
+        ptx::wait_for_last_launch();
+      };
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
         const int split = narrow_stages(*work);
         const StageWriter<head_dim> stages(shared, wide ? shared.barriers.wide : shared.barriers.narrow,
                                            wide ? split : 0, wide ? num_stages - split : split);
         if constexpr (general) {
-          gather_tokens(args, lane, stages, start_here);
+          gather_tokens(args, lane, stages, start);
         } else {
-          load_boxes(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), stages,
-                     start_here);
+          load_boxes(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), stages, start);
         }
       } else if (wide) {
-        load_wide_units<head_dim>(args, lane, shared, start_here);
+        load_wide_units<head_dim>(args, lane, shared, start);
       } else {
-        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start_here);
+        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start);
       }
       if (++phase >= num_phases) break;
       next_phase(nothing);
@@ -157,7 +156,7 @@ __global__ void __launch_bounds__(num_threads, 1)
   } else if (role == Role::narrow) {
     ptx::give_registers<narrow_registers>();
     clear_queries(shared);
-    start(0);
+    __syncthreads();
     for (int phase = 0;;) {
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->narrow)).run();
       if (++phase >= num_phases) break;
@@ -168,7 +167,7 @@ __global__ void __launch_bounds__(num_threads, 1)
     ptx::take_registers<wide_registers>();
     constexpr int warps = 2 * warpgroup / 32, first = warpgroup * static_cast<int>(Role::wide_low);
     const int thread = static_cast<int>(threadIdx.x) - first;
-    start(0);
+    __syncthreads();
     Meeting meeting(params.counters);
     if (thread == 0) {
       ptx::wait_for_last_launch();

@@ -39,23 +39,16 @@ class StageWriter {
   Ring ring_;
 };
 
-/// The tokens of a unit, and where their pages are.
-struct TokenRun {
-  int table_row, begin, end, head;
-  __device__ __forceinline__ explicit TokenRun(const Unit& unit)
-      : table_row(unit.table_row), begin(unit.token_begin), end(unit.token_end), head(unit.head) {}
-};
-
 /// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.
 struct Box {
   int page, group;
 };
 
-__device__ __forceinline__ Box find_box(const Arguments& args, const TokenRun& run, int box) {
+__device__ __forceinline__ Box find_box(const Arguments& args, const Unit& unit, int box) {
   const AttentionParams& a = args.params.attention;
   const int token = box << args.box_shift, entry = args.page.quotient(token);
-  if (token >= run.end) return {0, 0};
-  return {__ldg(a.table + run.table_row * a.table_stride + entry), (token - entry * a.page_size) / group_tokens};
+  if (token >= unit.token_end) return {0, 0};
+  return {__ldg(a.table + unit.table_row * a.table_stride + entry), (token - entry * a.page_size) / group_tokens};
 }
 
 /// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. The boxes of
@@ -72,20 +65,19 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   const int my_box = lane & (boxes - 1);
   const KvPlane& plane = is_v ? args.params.attention.v : args.params.attention.k;
   const int chunks = static_cast<int>(plane.head_stride / 64);  // of 64 elements, from head to head
-  const auto first_box = [&](const TokenRun& r) { return r.begin >> box_shift; };
-  const auto look_up = [&](const TokenRun& r) { return find_box(args, r, first_box(r) + lane); };
+  const auto first_box = [&](const Unit& u) { return u.token_begin >> box_shift; };
+  const auto look_up = [&](const Unit& u) { return find_box(args, u, first_box(u) + lane); };
 
   Units units(args, work);
-  TokenRun run(units.next());
-  Box found = look_up(run);
+  Unit unit = units.next();
+  Box found = look_up(unit);
   start();
-  ptx::wait_for_last_launch();
-  while (run.end > 0) {
-    const int end_box = (run.end + (1 << box_shift) - 1) >> box_shift;
-    const int chunk = run.head * chunks;
-    TokenRun next = run;
+  while (unit.token_end > 0) {
+    const int end_box = (unit.token_end + (1 << box_shift) - 1) >> box_shift;
+    const int chunk = unit.head * chunks;
+    Unit next = unit;
     Box next_found{};
-    for (int window = first_box(run); window < end_box; window += 32) {
+    for (int window = first_box(unit); window < end_box; window += 32) {
       Box ahead{};
       for (int box = window; box < min(end_box, window + 32); box += boxes) {
         const int count = min(boxes, end_box - box);
@@ -104,12 +96,12 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
         if (is_v && lane < 2 * boxes) load(stage.v(), v_map, stage.v_full());
         stage.advance();
         // Lookups for later, behind the first copies of what is at hand.
-        if (box == window && window + 32 < end_box) ahead = find_box(args, run, window + 32 + lane);
-        if (box == first_box(run)) next = TokenRun(units.next()), next_found = look_up(next);
+        if (box == window && window + 32 < end_box) ahead = find_box(args, unit, window + 32 + lane);
+        if (box == first_box(unit)) next = units.next(), next_found = look_up(next);
       }
       found = ahead;
     }
-    run = next;
+    unit = next;
     found = next_found;
   }
 }
@@ -124,39 +116,37 @@ __device__ __forceinline__ void gather_unaligned(std::uint32_t to, const void* r
       words[i] = __ldg(from + 2 * i) | static_cast<std::uint32_t>(__ldg(from + 2 * i + 1)) << 16;
     }
   }
-  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-               "r"(words[3])
-               : "memory");
+  ptx::store_16(to, words);
 }
 
 /// The tiles of a lane of the plan, with the places of two tokens per lane, read one tile ahead.
 class TokenPlaces {
  public:
   struct Tile {
-    TokenRun run;          // end 0: there is none
+    Unit unit;             // an empty one: there is none
     int token;             // its first
-    int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the run's last one beyond its end
+    int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the unit's last one beyond its end
   };
   __device__ TokenPlaces(const Arguments& args, const CtaWork::Lane& work)
-      : args_(args), units_(args, work), ahead_(find(TokenRun(units_.next()), 0, true)) {}
+      : args_(args), units_(args, work), ahead_(find(units_.next(), 0, true)) {}
   __device__ __forceinline__ Tile next() {
     const Tile tile = ahead_;
-    if (tile.run.end == 0) return tile;
-    const bool same = tile.token + tile_tokens < tile.run.end;
-    ahead_ = find(same ? tile.run : TokenRun(units_.next()), tile.token + tile_tokens, !same);
+    if (tile.unit.token_end == 0) return tile;
+    const bool same = tile.token + tile_tokens < tile.unit.token_end;
+    ahead_ = find(same ? tile.unit : units_.next(), tile.token + tile_tokens, !same);
     return tile;
   }
 
  private:
-  __device__ __forceinline__ Tile find(const TokenRun& run, int token, bool first) const {
+  __device__ __forceinline__ Tile find(const Unit& unit, int token, bool first) const {
     const AttentionParams& a = args_.params.attention;
-    Tile tile{run, first ? run.begin : token, {0, 0}, {0, 0}};
-    if (run.end == 0) return tile;
+    Tile tile{unit, first ? unit.token_begin : token, {0, 0}, {0, 0}};
+    if (unit.token_end == 0) return tile;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int t = min(tile.token + i * 32 + static_cast<int>(threadIdx.x % 32), run.end - 1);
+      const int t = min(tile.token + i * 32 + static_cast<int>(threadIdx.x % 32), unit.token_end - 1);
       const int entry = args_.page.quotient(t);
-      tile.page[i] = __ldg(a.table + run.table_row * a.table_stride + entry);
+      tile.page[i] = __ldg(a.table + unit.table_row * a.table_stride + entry);
       tile.slot[i] = t - entry * a.page_size;
     }
     return tile;
@@ -183,7 +173,6 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
   const std::uint32_t in_group = chunk / 8 * Layout::half_bytes + sub * 128, swizzled = (chunk % 8 ^ sub) * 16;
   TokenPlaces places(args, work);
   start();
-  ptx::wait_for_last_launch();
   StageWriter<head_dim> filled = stage;  // the oldest stage not yet published
   bool pending = false;
   const auto publish = [&] {
@@ -195,7 +184,7 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
     }
     filled.advance();
   };
-  for (auto tile = places.next(); tile.run.end > 0; tile = places.next()) {
+  for (auto tile = places.next(); tile.unit.token_end > 0; tile = places.next()) {
     // A consumer may hold its stage until it sees the next one: nothing is kept back while this waits.
     if (pending && !__all_sync(~0u, stage.empty())) {
       cuda::wait_copies<0>();
@@ -204,13 +193,13 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
     }
     stage.wait_k_empty();
     stage.wait_v_empty();
-    const int count = tile.run.end - tile.token;  // of tokens that are the unit's
+    const int count = tile.unit.token_end - tile.token;  // of tokens that are the unit's
 #pragma unroll 1
     for (int plane = 0; plane < 2; ++plane) {
       const KvPlane& from = plane == 0 ? a.k : a.v;
       const std::uint32_t to = ptx::shared_address(plane == 0 ? stage.k() : stage.v()) + in_group;
       const auto* const data =
-          static_cast<const std::uint16_t*>(from.data) + tile.run.head * from.head_stride + chunk * 8;
+          static_cast<const std::uint16_t*>(from.data) + tile.unit.head * from.head_stride + chunk * 8;
       const std::int64_t low = tile.page[0] * from.page_stride + tile.slot[0] * from.token_stride;
       const std::int64_t high = tile.page[1] * from.page_stride + tile.slot[1] * from.token_stride;
       const auto copy_row = [&](int row, auto copy) {  // and the rows at once after it

@@ -95,11 +95,7 @@ __device__ __forceinline__ void gather_queries(const Arguments& args, const Unit
     std::uint32_t words[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) words[i] = from[2 * i] | static_cast<std::uint32_t>(from[2 * i + 1]) << 16;
-    const std::uint32_t at =
-        ptx::shared_address(to) + chunk / 8 * num_rows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16;
-    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]),
-                 "r"(words[3])
-                 : "memory");
+    ptx::store_16(ptx::shared_address(to) + chunk / 8 * num_rows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16, words);
   }
   ptx::fence_async();
 }
@@ -112,7 +108,6 @@ __device__ __forceinline__ void load_narrow_units(const Arguments& args, const C
   Units units(args, work);
   Ring ring;
   start();
-  ptx::wait_for_last_launch();
 #pragma unroll 1
   for (int u = 0; u < units.count(); ++u) {
     const Unit unit = units.next();
@@ -144,7 +139,6 @@ __device__ __forceinline__ void load_wide_units(const Arguments& args, const Cta
   Units units(args, work);
   Ring ring;
   start();
-  ptx::wait_for_last_launch();
 #pragma unroll 1
   for (int u = 0; u < units.count(); ++u) {
     const Unit unit = units.next();

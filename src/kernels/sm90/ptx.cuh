@@ -8,9 +8,11 @@
 #include <cstdint>
 
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/launch_chain.cuh"
 
 namespace trunkline::kernels::sm90::ptx {
 
+using cuda::let_next_launch_start;
 using cuda::shared_address;
 
 // --- mbarrier ---
@@ -122,6 +124,12 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 __device__ __forceinline__ void copy_16(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
+/// 16 bytes to shared memory.
+__device__ __forceinline__ void store_16(std::uint32_t to, const std::uint32_t (&words)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
 /// Makes this thread's writes to shared memory visible to wgmma and the copy engine.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -136,10 +144,6 @@ __device__ __forceinline__ void give_registers() {
 }
 
 // --- chains of launches ---
-/// The launch after this one may start when all CTAs are here.
-__device__ __forceinline__ void let_next_launch_start() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
 /// What earlier launches wrote may be read from here on.
 __device__ __forceinline__ void wait_for_last_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
