@@ -104,6 +104,17 @@ void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_ro
   check(spec.narrow, max_narrow_rows, "options.device.narrow.max_rows");
 }
 
+void check_row_granule(const DeviceSpec& spec, int granule, const std::string& who) {
+  const auto check = [&](int rows, const char* name) {
+    require(rows % granule == 0, name,
+            "a multiple of " + std::to_string(granule) + ", as " + who + " cuts items between rows", rows);
+  };
+  check(spec.wide.max_rows, "options.device.wide.max_rows");
+  check(spec.narrow.max_rows, "options.device.narrow.max_rows");
+  if (spec.wide.max_rows > 0) check(spec.wide.row_granule, "options.device.wide.row_granule");
+  if (spec.narrow.max_rows > 0) check(spec.narrow.row_granule, "options.device.narrow.row_granule");
+}
+
 void check_num_threads(int num_threads, const char* argument) {
   constexpr int max_threads = 4096;
   require(num_threads >= 1 && num_threads <= max_threads, argument, "1 to " + std::to_string(max_threads), num_threads);

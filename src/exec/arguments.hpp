@@ -21,6 +21,9 @@ void check_same_device(const Device& device, const Device& expected, const char*
 /// Lanes of at most so many rows per item, which is what the kernel `where` takes.
 void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, const std::string& where);
 
+/// Lanes that cut items between rows at multiples of `granule`, as `who` does.
+void check_row_granule(const DeviceSpec& spec, int granule, const std::string& who);
+
 void check_num_threads(int num_threads, const char* argument);
 
 /// [at least num_tokens, num_heads, head_dim] of `dtype` on `device`, head_dim contiguous; when it is written, no two

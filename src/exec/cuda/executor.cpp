@@ -46,8 +46,7 @@ class CudaExecutor final : public Executor {
     device_spec_ = options.device ? *options.device : device_spec_of(kernel_, num_ctas_);
     device_spec_.validate();
     check_max_rows(device_spec_, kernel_.max_wide_rows, kernel_.max_narrow_rows, "of " + name_);
-    check_row_granule(device_spec_.wide, "options.device.wide");
-    check_row_granule(device_spec_.narrow, "options.device.narrow");
+    check_row_granule(device_spec_, kernel_.row_granule, name_);
     require(!kernel_.scheduled || device_spec_.num_workers == num_ctas_, "options.device.num_workers",
             std::to_string(num_ctas_) + ", the CTAs of the grid", device_spec_.num_workers);
   }
@@ -98,16 +97,6 @@ class CudaExecutor final : public Executor {
     if (num_ctas_ == 0) num_ctas_ = kernel_.scheduled && options.device ? options.device->num_workers : most;
     require(num_ctas_ >= 1 && num_ctas_ <= most, "options.num_ctas",
             "1 to " + std::to_string(most) + ", what the device holds at once (0: all)", num_ctas_);
-  }
-
-  void check_row_granule(const DeviceSpec::Lane& lane, const std::string& name) const {
-    const auto check = [&](int rows, const char* field) {
-      require(rows % kernel_.row_granule == 0, (name + field).c_str(),
-              "a multiple of " + std::to_string(kernel_.row_granule) + ", as " + name_ + " cuts items between rows",
-              rows);
-    };
-    check(lane.max_rows, ".max_rows");
-    if (lane.max_rows > 0) check(lane.row_granule, ".row_granule");
   }
 
   int device_;
