@@ -157,7 +157,6 @@ void bind_results(nb::module_& m) {
 }
 
 nb::object slots_of(const PrefixTree& tree, RequestId request, std::int32_t begin, std::int32_t end) {
-  const std::span<const std::int32_t> table = tree.block_table(request);
   const std::int32_t length = tree.seq_len(request);
   if (begin < 0 || begin > end || end > length) {
     throw Error(ErrorCode::invalid_argument, "begin, end", "0 <= begin <= end <= " + std::to_string(length),
@@ -165,10 +164,7 @@ nb::object slots_of(const PrefixTree& tree, RequestId request, std::int32_t begi
   }
   std::vector<std::int64_t> slots;
   slots.reserve(static_cast<std::size_t>(end - begin));
-  const int page_size = tree.page_size();
-  for (std::int32_t token = begin; token < end; ++token) {
-    slots.push_back(std::int64_t{table[static_cast<std::size_t>(token / page_size)]} * page_size + token % page_size);
-  }
+  add_slots(tree, request, begin, end, slots);
   return to_numpy(std::move(slots));
 }
 

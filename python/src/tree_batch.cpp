@@ -63,7 +63,6 @@ AppendedEach append_each(PrefixTree& tree, nb::handle requests, nb::handle num_t
 
   AppendedEach made;
   made.slots.reserve(total);
-  const int page_size = tree.page_size();
   for (const RequestId request : ids.span()) {
     const auto count = static_cast<std::size_t>(counts.span()[static_cast<std::size_t>(made.num_requests)]);
     try {
@@ -73,12 +72,8 @@ AppendedEach append_each(PrefixTree& tree, nb::handle requests, nb::handle num_t
       if (error.code() != ErrorCode::out_of_pages || made.num_requests == 0) throw;
       break;
     }
-    const std::span<const std::int32_t> table = tree.block_table(request);
     const std::int32_t end = tree.seq_len(request);
-    for (std::int32_t token = end - static_cast<std::int32_t>(count); token < end; ++token) {
-      made.slots.push_back(std::int64_t{table[static_cast<std::size_t>(token / page_size)]} * page_size +
-                           token % page_size);
-    }
+    add_slots(tree, request, end - static_cast<std::int32_t>(count), end, made.slots);
     ++made.num_requests;
   }
   return made;
@@ -109,6 +104,15 @@ nb::list commit_each(PrefixTree& tree, nb::handle requests, nb::handle num_token
 }
 
 }  // namespace
+
+void add_slots(const PrefixTree& tree, RequestId request, std::int32_t begin, std::int32_t end,
+               std::vector<std::int64_t>& slots) {
+  const std::span<const std::int32_t> table = tree.block_table(request);
+  const int page_size = tree.page_size();
+  for (std::int32_t token = begin; token < end; ++token) {
+    slots.push_back(std::int64_t{table[static_cast<std::size_t>(token / page_size)]} * page_size + token % page_size);
+  }
+}
 
 void bind_tree_batch(nb::module_& m, nb::class_<PrefixTree>& tree) {
   nb::class_<AppendedEach>(m, "AppendedEach", "What `PrefixTree.append_each` did.")

@@ -7,6 +7,7 @@
 #include <optional>
 #include <shared_mutex>
 #include <utility>
+#include <vector>
 
 #include "binding/arrays.hpp"
 #include "trunkline/attention.hpp"
@@ -25,6 +26,10 @@ void bind_plan(nb::module_& m);       // AttentionConfig, DeviceSpec, Planner, P
 void bind_kv(nb::module_& m);         // KvCache, append_kv, copy_kv
 void bind_attention(nb::module_& m);  // Attention, Workspace
 void bind_numerics(nb::module_& m);   // merge, the reference
+
+/// Adds the slots of the request's tokens [begin, end), which it has.
+void add_slots(const PrefixTree& tree, RequestId request, std::int32_t begin, std::int32_t end,
+               std::vector<std::int64_t>& slots);
 
 /// Plans read a forest with the interpreter's lock released, while another thread may want to advance it. Who waits for
 /// the mutex does not hold the interpreter's lock; `advance` holds both, so what holds that one alone may read too.

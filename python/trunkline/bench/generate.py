@@ -102,6 +102,12 @@ class Bench:
         weights = Weights.random(self.config, dtype=getattr(torch, self.dtype_name), device=self.device, seed=args.seed)
         self.model = Llama(weights)
 
+    @property
+    def _bytes_per_token(self) -> int:
+        """Of KV, in all layers."""
+        config = self.config
+        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.model.dtype.itemsize
+
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -111,9 +117,8 @@ class Bench:
         args, config = self.args, self.config
         length = prefix + args.own + args.new_tokens
         if attention == "sdpa":
-            per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.model.dtype.itemsize
             # And a layer's copy of it, for its kernels take no gaps.
-            if batch * length * per_token * (1 + 1 / config.num_layers) > free_bytes(self.device):
+            if batch * length * self._bytes_per_token * (1 + 1 / config.num_layers) > free_bytes(self.device):
                 raise MemoryError("each request's KV in one piece takes more memory than there is")
         own_pages = -(-(args.own + args.new_tokens) // args.page_size) + 2
         graphs = self.device.type == "cuda" and not args.no_graphs and attention != "sdpa"
@@ -151,12 +156,11 @@ class Bench:
         import transformers
 
         args, config = self.args, self.config
-        per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.model.dtype.itemsize
         length = prefix + args.own + args.new_tokens
         # Its weights; the cache, of which a layer is copied in every step; the prompts' activations.
         weights = sum(x.nbytes for layer in self.model.weights.layers for x in vars(layer).values())
         activations = batch * (prefix + args.own) * (config.intermediate_size * 3 + config.hidden_size * 6) * 2
-        if 1.2 * weights + 1.1 * batch * length * per_token + activations > free_bytes(self.device):
+        if 1.2 * weights + 1.1 * batch * length * self._bytes_per_token + activations > free_bytes(self.device):
             raise MemoryError("weights, cache and prompts take more memory than there is")
         settings = transformers.LlamaConfig(
             vocab_size=config.vocab_size,
