@@ -24,16 +24,18 @@ struct alignas(32) CudaItem {
 };
 
 /// The static schedule of one CTA in one phase: Plan::schedule, transposed.
-struct alignas(128) CtaWork {
+struct CtaWork {
+  static constexpr int num_first_pages = 16;
   /// Unit u is item `item_base + u / num_kv_heads`, KV head u % num_kv_heads. The CTA takes the units of run 0, then
   /// those of run 1. Run 0 is empty only when both are.
-  struct Lane {
+  struct alignas(128) Lane {
     CudaItem first;  // the item of unit begin[0], so that its loads wait for nothing else
     std::int32_t item_base;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
-    std::int32_t num_tiles;  // of 64 tokens, of all its units
-    std::int32_t pad;
+    std::int32_t num_tiles;                     // of 64 tokens, of all its units
+    std::int32_t other_tiles;                   // of the other lane
+    std::int32_t first_pages[num_first_pages];  // of the first item, from that of token_begin on, as far as it goes
   };
   Lane wide, narrow;
 };
@@ -54,7 +56,7 @@ struct alignas(128) PlanHeader {
   // schedule.
 };
 
-static_assert(sizeof(CudaItem) == 32 && sizeof(CtaWork) == 128 && sizeof(PlanHeader) == 128);
+static_assert(sizeof(CudaItem) == 32 && sizeof(CtaWork) == 256 && sizeof(PlanHeader) == 128);
 
 /// Everything one CUDA run reads and writes, in device memory.
 struct CudaParams {

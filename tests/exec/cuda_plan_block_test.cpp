@@ -40,8 +40,21 @@ std::int32_t first_q(const Plan& plan, const WorkItem& item) {
   return q;
 }
 
-void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase, int which, int cta,
-                 const CudaItem* items) {
+// Of one page after the other as far as there is room, the slow way.
+std::vector<std::int32_t> first_pages(const Plan& plan, const Forest& forest, std::int32_t item, int page_size) {
+  const Segment& segment = plan.segments[plan.items[item].segment_begin];
+  const Forest::Table table = forest.table();
+  std::vector<std::int32_t> pages;
+  for (std::int32_t t = segment.token_begin; t < segment.token_end; ++t) {
+    if (t > segment.token_begin && t % page_size != 0) continue;
+    if (pages.size() == CtaWork::num_first_pages) break;
+    pages.push_back(table.entries[segment.table_row * table.row_stride + t / page_size]);
+  }
+  return pages;
+}
+
+void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& forest, int page_size, std::size_t phase,
+                 int which, int cta, const CudaItem* items) {
   const auto band = [&](int b, int w) { return plan.schedule[plan.schedule_offset(phase, which, b) + w]; };
   std::vector<std::int32_t> expected, got;
   for (const int b : {0, 1}) {
@@ -61,18 +74,21 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, std::size_t phase,
   ASSERT_EQ(lane.first_head, expected[0] % plan.num_kv_heads);
   const CudaItem& first = items[lane.item_base + expected[0] / plan.num_kv_heads];
   ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
+  const auto pages = first_pages(plan, forest, lane.item_base + expected[0] / plan.num_kv_heads, page_size);
+  ASSERT_TRUE(same_bytes(lane.first_pages, pages));
 }
 
 int num_units(const CtaWork::Lane& lane) { return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1]; }
 
-void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const std::vector<std::int32_t>& row_of) {
+void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& forest,
+                  const std::vector<std::int32_t>& row_of) {
   const std::size_t most = exec::cuda::plan_block_bytes(sizes);
   std::vector<std::byte> memory(most + 2 * 128, std::byte{0x5a});
   void* aligned = memory.data();
   std::size_t space = memory.size();
   auto* block = static_cast<std::byte*>(std::align(128, most, aligned, space));
   exec::cuda::PlanBlock writer(sizes);
-  const std::size_t used = writer.write(plan, row_of, block);
+  const std::size_t used = writer.write(plan, forest.table(), row_of, block);
   ASSERT_LE(used, most);
   for (const std::byte* beyond = block + used; beyond < memory.data() + memory.size(); ++beyond) {
     ASSERT_EQ(*beyond, std::byte{0x5a}) << "written beyond what was said";
@@ -112,8 +128,10 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const std::vect
   for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
     for (int cta = 0; cta < plan.num_workers; ++cta) {
       const CtaWork& work = ctas[phase * plan.num_workers + cta];
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, phase, 0, cta, items));
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, phase, 1, cta, items));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, forest, sizes.page_size, phase, 0, cta, items));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, forest, sizes.page_size, phase, 1, cta, items));
+      ASSERT_EQ(work.wide.other_tiles, work.narrow.num_tiles);
+      ASSERT_EQ(work.narrow.other_tiles, work.wide.num_tiles);
     }
   }
 }
@@ -147,7 +165,7 @@ TEST(CudaPlanBlock, SaysWhatThePlanSays) {
         const WorkspaceSizes sizes = sizes_of(batch.config(), batch.capacity(), device, workers != 5);
         const Plan plan = Planner(device, batch.config()).plan(forest, sizes.limits);
         SCOPED_TRACE(requests.name + ", " + to_string(strategy));
-        ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, {}));
+        ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, forest, {}));
       }
     }
   }
@@ -180,7 +198,7 @@ TEST(CudaPlanBlock, EveryForestWithinCapacityFits) {
     // Rows numbered backwards, as when rows of the table are requests.
     std::vector<std::int32_t> row_of(static_cast<std::size_t>(server.forest().table().num_rows));
     for (std::size_t row = 0; row < row_of.size(); ++row) row_of[row] = static_cast<std::int32_t>(row_of.size() - row);
-    expect_block(sizes, plan, row_of);
+    expect_block(sizes, plan, server.forest(), row_of);
     RC_ASSERT(!::testing::Test::HasFailure());
   }));
 }
@@ -196,7 +214,7 @@ TEST(CudaPlanBlock, OfNoRequestsHasAScheduleOfNoUnits) {
   const Plan plan = Planner(device, config).plan(Forest(), sizes.limits);
   ASSERT_TRUE(plan.phases.empty());
   ASSERT_EQ(plan.num_workers, device.num_workers);
-  ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, {}));
+  ASSERT_NO_FATAL_FAILURE(expect_block(sizes, plan, Forest(), {}));
 }
 
 TEST(CudaPlanBlock, BeyondFourGibibytesIsRefused) {

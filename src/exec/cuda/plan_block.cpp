@@ -60,7 +60,16 @@ class ItemOfUnit {
   int num_kv_heads_, item_ = 0, begin_ = 0;
 };
 
-void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int lane, CtaWork* ctas) {
+// Of a segment's tokens, in order, as many as there is room for.
+void copy_pages(const Segment& segment, const Forest::Table& table, int page_size,
+                std::int32_t (&pages)[CtaWork::num_first_pages]) {
+  const int first = segment.token_begin / page_size, last = (segment.token_end - 1) / page_size;
+  const auto row = table.entries.subspan(static_cast<std::size_t>(segment.table_row) * table.row_stride);
+  std::copy_n(row.begin() + first, std::min(last + 1 - first, CtaWork::num_first_pages), pages);
+}
+
+void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& table, int page_size, std::size_t phase,
+                int lane, CtaWork* ctas) {
   const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
   const std::int32_t* bands[2];
   ItemOfUnit cursors[2] = {ItemOfUnit(plan.num_kv_heads), ItemOfUnit(plan.num_kv_heads)};
@@ -85,6 +94,8 @@ void write_lane(const Plan& plan, const CudaItem* items, std::size_t phase, int 
         if (run == 0 && unit == begin) {
           work.first = item;
           work.first_head = at.head(unit);
+          const WorkItem& planned = plan.items[item_base + at.item()];
+          copy_pages(plan.segments[planned.segment_begin], table, page_size, work.first_pages);
         }
       }
       ++run;
@@ -107,12 +118,14 @@ std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
   return bytes;
 }
 
-PlanBlock::PlanBlock(const WorkspaceSizes& sizes) : scheduled_(sizes.scheduled), group_size_(sizes.group_size) {
+PlanBlock::PlanBlock(const WorkspaceSizes& sizes)
+    : scheduled_(sizes.scheduled), group_size_(sizes.group_size), page_size_(sizes.page_size) {
   const auto tokens = static_cast<std::size_t>(sizes.limits.max_query_tokens);
   run_end_.reserve(tokens);
 }
 
-std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block) {
+std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::span<const std::int32_t> row_of,
+                             std::byte* block) {
   Writer writer(block);
   PlanHeader& header = *writer.take<PlanHeader>(1);
   header = {};
@@ -148,7 +161,12 @@ std::size_t PlanBlock::write(const Plan& plan, std::span<const std::int32_t> row
   }
   if (ctas != nullptr) {
     for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
-      for (const int lane : {0, 1}) write_lane(plan, items, phase, lane, ctas + phase * num_ctas);
+      CtaWork* const works = ctas + phase * num_ctas;
+      for (const int lane : {0, 1}) write_lane(plan, items, table, page_size_, phase, lane, works);
+      for (CtaWork& work : std::span(works, num_ctas)) {
+        work.wide.other_tiles = work.narrow.num_tiles;
+        work.narrow.other_tiles = work.wide.num_tiles;
+      }
     }
   }
   writer.copy(plan.phases, header.phases);

@@ -20,16 +20,17 @@ class PlanBlock {
   PlanBlock() = default;
   explicit PlanBlock(const WorkspaceSizes& sizes);
 
-  /// Writes the plan, which is within the limits, and returns the bytes it took. `row_of` maps the rows of the forest's
-  /// table to those of the table that kernels read; empty: they are the same.
-  std::size_t write(const Plan& plan, std::span<const std::int32_t> row_of, std::byte* block);
+  /// Writes the plan, which is within the limits, and returns the bytes it took. `table` is the forest's; `row_of` maps
+  /// its rows to those of the table that kernels read; empty: they are the same.
+  std::size_t write(const Plan& plan, const Forest::Table& table, std::span<const std::int32_t> row_of,
+                    std::byte* block);
 
  private:
   void index_runs(const Plan& plan);
   std::int32_t first_q(const Plan& plan, std::int32_t row_begin, std::int32_t row_end) const;
 
   bool scheduled_ = false;
-  int group_size_ = 1;
+  int group_size_ = 1, page_size_ = 1;
   std::vector<std::int32_t> run_end_;  // of each query token: one past the last of those whose rows of q follow its own
 };
 

@@ -110,7 +110,7 @@ void DeviceWorkspace::take(const Forest& forest, const Plan& plan, Stream stream
     }
   }
   Slot& slot = slots_[slot_];
-  const std::size_t bytes = plan_block_.write(plan, request_of_row_, slot.plan);
+  const std::size_t bytes = plan_block_.write(plan, forest.table(), request_of_row_, slot.plan);
   check(cudaMemcpyAsync(layout_.plan, slot.plan, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
   slot.read.record(stream_);
 }

@@ -9,9 +9,15 @@
 //     warps  4..7   narrow consumer                                          narrow.cuh
 //     warps  8..15  wide consumers, 64 rows each                             wide.cuh
 //
+// Short code is fast code here: a launch brings about the first 64 KiB of it along, and every 48 instructions beyond
+// take a read from memory the first time (docs/hopper_kernel.md). What every plan uses fits; narrow units of more than
+// 8 rows are last.
+//
 // The plan decides everything (Plan::schedule): which units, in which order, on which CTA. So the same plan and inputs
 // give the same bits.
 #pragma once
+
+#include <cstddef>
 
 #include "kernels/sm90/instances.hpp"
 #include "kernels/sm90/layout.cuh"
@@ -23,34 +29,27 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// By the first lane of every warp, each its share; `anew` when they have been used before.
-template <int head_dim>
-__device__ __forceinline__ void init_barriers(SharedMemory<head_dim>& shared, bool anew) {
-  if (threadIdx.x % 32 != 0) return;
-  constexpr int narrow_warps = 4, wide_warps = 8;
-  const auto init = [&](std::uint64_t& barrier, int arrivals) {
-    if (anew) ptx::barrier_invalidate(&barrier);
-    ptx::barrier_init(&barrier, arrivals);
-  };
-  const int i = static_cast<int>(threadIdx.x / 32);
-  Barriers& b = shared.barriers;
-  if (i < num_stages) {
-    init(b.narrow.k_full[i], 1);
-    init(b.narrow.v_full[i], 1);
-    init(b.narrow.k_empty[i], narrow_warps);
-    init(b.narrow.v_empty[i], narrow_warps);
-    init(b.narrow_units.full[i], 32);
-    init(b.narrow_units.empty[i], narrow_warps);
-  } else if (i < 2 * num_stages) {
-    init(b.wide.k_full[i - num_stages], 1);
-    init(b.wide.v_full[i - num_stages], 1);
-    init(b.wide.k_empty[i - num_stages], wide_warps);
-    init(b.wide.v_empty[i - num_stages], wide_warps);
-  } else if (i < 2 * num_stages + num_wide_slots) {
-    init(b.wide_units.full[i - 2 * num_stages], 32);
-    init(b.wide_units.empty[i - 2 * num_stages], wide_warps);
+/// By the narrow consumer, a barrier per thread; `anew` when they have been used before.
+__device__ __forceinline__ void init_barriers(Barriers& barriers, bool anew) {
+  const int i = static_cast<int>(threadIdx.x % warpgroup);
+  constexpr int count = sizeof(Barriers) / sizeof(std::uint64_t);
+  static_assert(count <= warpgroup);
+  if (i < count) {
+    constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
+    const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };
+    int arrivals = 1;  // `full` of stages and of blocks of partials
+    if (i >= at(offsetof(Barriers, narrow.k_empty))) arrivals = narrow_warps;
+    if (i >= at(offsetof(Barriers, wide))) arrivals = 1;
+    if (i >= at(offsetof(Barriers, wide.k_empty))) arrivals = wide_warps;
+    if (i >= at(offsetof(Barriers, narrow_units))) arrivals = everyone;
+    if (i >= at(offsetof(Barriers, narrow_units.empty))) arrivals = narrow_warps;
+    if (i >= at(offsetof(Barriers, wide_units))) arrivals = everyone;
+    if (i >= at(offsetof(Barriers, wide_units.empty))) arrivals = wide_warps;
+    if (i >= at(offsetof(Barriers, merges))) arrivals = 1;
+    auto* const barrier = reinterpret_cast<std::uint64_t*>(&barriers) + i;
+    if (anew) ptx::barrier_invalidate(barrier);
+    ptx::barrier_init(barrier, arrivals);
   }
-  static_assert(num_narrow_slots == num_stages && 2 * num_stages + num_wide_slots <= num_threads / 32);
   ptx::barrier_init_fence();
 }
 
@@ -103,16 +102,12 @@ __global__ void __launch_bounds__(num_threads, 1)
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
   const int num_phases = params.plan->num_phases;
-  const bool merges = params.plan->num_merges > 0;
 
   ptx::let_next_launch_start();
-  init_barriers(shared, false);
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&](auto meet) {
     __syncthreads();
     meet();
-    __syncthreads();
-    init_barriers(shared, true);
     __syncthreads();
     work += gridDim.x;
   };
@@ -120,30 +115,45 @@ __global__ void __launch_bounds__(num_threads, 1)
   constexpr int written = static_cast<int>(Barrier::written), met = static_cast<int>(Barrier::met);
 
   // A plan of no phases still has a schedule of one, of no units.
-  if (role == Role::loaders) {
+  if (role == Role::narrow) {
+    ptx::give_registers<narrow_registers>();
+    if (!general && threadIdx.x == warpgroup) {
+      ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
+    }
+    clear_queries(shared);
+    for (int phase = 0;;) {
+      init_barriers(shared.barriers, phase > 0);
+      __syncthreads();
+      NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false), num_units(work->narrow)).run();
+      if (++phase >= num_phases) break;
+      next_phase(nothing);
+    }
+    if (params.plan->num_merges > 0) ptx::arrive_threads(written, 3 * warpgroup);
+  } else if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
     const auto loader = static_cast<Loader>(threadIdx.x / 32);
     const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
-    if (!general && threadIdx.x == 0) {
-      ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
-    }
     for (int phase = 0;;) {
       // All of the CTA are ready, and what earlier launches wrote may be read. The plan and the block table were there
       // before the last launch: a loader looks up its first unit before it starts, so in a chain of launches that
       // overlaps the one before. What consumers touch, they get from the loaders, after this.
       const auto start = [&] {
-        if (phase == 0) __syncthreads();
+        __syncthreads();
         ptx::wait_for_last_launch();
       };
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
-        const int split = narrow_stages(*work);
-        const StageWriter<head_dim> stages(shared, wide ? shared.barriers.wide : shared.barriers.narrow,
-                                           wide ? split : 0, wide ? num_stages - split : split);
+        const auto start_stages = [&] {
+          const int split = narrow_stages(lane, wide);
+          start();
+          return StageWriter<head_dim>(shared, wide ? shared.barriers.wide : shared.barriers.narrow, wide ? split : 0,
+                                       wide ? num_stages - split : split);
+        };
         if constexpr (general) {
-          gather_tokens(args, lane, stages, start);
+          gather_tokens<head_dim>(args, lane, start_stages);
         } else {
-          load_boxes(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), stages, start);
+          load_boxes<head_dim>(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(),
+                               start_stages);
         }
       } else if (wide) {
         load_wide_units<head_dim>(args, lane, shared, start);
@@ -153,40 +163,27 @@ __global__ void __launch_bounds__(num_threads, 1)
       if (++phase >= num_phases) break;
       next_phase(nothing);
     }
-  } else if (role == Role::narrow) {
-    ptx::give_registers<narrow_registers>();
-    clear_queries(shared);
-    __syncthreads();
-    for (int phase = 0;;) {
-      NarrowConsumer<T, head_dim>(args, shared, narrow_stages(*work), num_units(work->narrow)).run();
-      if (++phase >= num_phases) break;
-      next_phase(nothing);
-    }
-    if (merges) ptx::arrive_threads(written, 3 * warpgroup);
   } else {
     ptx::take_registers<wide_registers>();
-    constexpr int warps = 2 * warpgroup / 32, first = warpgroup * static_cast<int>(Role::wide_low);
-    const int thread = static_cast<int>(threadIdx.x) - first;
-    __syncthreads();
+    const int thread = static_cast<int>(threadIdx.x) - warpgroup * static_cast<int>(Role::wide_low);
     Meeting meeting(params.counters);
-    if (thread == 0) {
-      ptx::wait_for_last_launch();
-      meeting.prepare();
-    }
-    const auto meet = [&] {
-      if (thread == 0) meeting.arrive(), meeting.wait();
-    };
     for (int phase = 0;;) {
-      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(*work), num_units(work->wide)).run();
+      __syncthreads();
+      if (phase == 0 && thread == 0) {
+        ptx::wait_for_last_launch();
+        meeting.prepare();
+      }
+      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(work->wide, true), num_units(work->wide)).run();
       if (++phase >= num_phases) break;
-      next_phase(meet);
+      next_phase([&] {
+        if (thread == 0) meeting.arrive(), meeting.wait();
+      });
     }
-    if (!merges) return;
+    if (params.plan->num_merges == 0) return;
     // The wide consumers have the registers to merge. What to merge is looked up while the others arrive.
     ptx::sync_threads(written, 3 * warpgroup);
     if (thread == 0) meeting.arrive();
-    MergeRows<T, head_dim, general> rows(args, thread / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-                                         warps * static_cast<int>(gridDim.x));
+    MergeRows<T, head_dim, general> rows(args, shared, thread / 32);
     if (thread == 0) meeting.wait();
     ptx::sync_threads(met, 2 * warpgroup);
     rows.run();

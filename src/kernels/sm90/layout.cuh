@@ -24,6 +24,7 @@ inline constexpr int tile_tokens = 64;  // of a stage
 inline constexpr int group_tokens = 8;  // rows of a swizzled tile
 inline constexpr int num_stages = 6;    // dealt to the two rings
 inline constexpr int num_narrow_slots = 6, num_wide_slots = 2;
+inline constexpr int merge_warps = 8, merge_blocks = 6;  // warps that merge, blocks of partials each has under way
 
 /// Where the elements of a stage lie: groups of 8 tokens, each of them one or two (head_dim / 64) swizzled tiles of 8
 /// tokens by 64 elements. K first, then V.
@@ -69,6 +70,7 @@ struct Barriers {
   StageBarriers narrow, wide;
   UnitBarriers<num_narrow_slots> narrow_units;
   UnitBarriers<num_wide_slots> wide_units;
+  std::uint64_t merges[merge_warps][merge_blocks];
 };
 
 template <int head_dim>
@@ -113,8 +115,8 @@ struct UnitPlace {
 /// Stages of the narrow ring, the first of the six; the others are the wide ring's. Two of K and V keep the wide
 /// consumers busy, three keep them at their best rate; the narrow consumer holds one while it works, and the full
 /// bandwidth takes three more on their way.
-__device__ __forceinline__ int narrow_stages(const CtaWork& work) {
-  const int wide = work.wide.num_tiles, narrow = work.narrow.num_tiles;
+__device__ __forceinline__ int narrow_stages(const CtaWork::Lane& lane, bool is_wide) {
+  const int wide = is_wide ? lane.num_tiles : lane.other_tiles, narrow = is_wide ? lane.other_tiles : lane.num_tiles;
   if (wide == 0) return num_stages;
   if (narrow == 0) return 0;
   return narrow > wide ? 4 : 3;

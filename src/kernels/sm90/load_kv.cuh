@@ -55,8 +55,7 @@ __device__ __forceinline__ Box find_box(const Arguments& args, const Unit& unit,
 /// the next unit are looked up before those of this one are copied, or 32 ahead.
 template <int head_dim, class Start>
 __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                           const CtaWork::Lane& work, std::uint64_t policy, StageWriter<head_dim> stage,
-                                           Start start) {
+                                           const CtaWork::Lane& work, std::uint64_t policy, Start start) {
   using Layout = StageLayout<head_dim>;
   const int lane = threadIdx.x % 32;
   const int box_shift = args.box_shift, boxes = tile_tokens >> box_shift;  // boxes of a tile's plane, 1 to 8
@@ -68,18 +67,26 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   const auto first_box = [&](const Unit& u) { return u.token_begin >> box_shift; };
   const auto look_up = [&](const Unit& u) { return find_box(args, u, first_box(u) + lane); };
 
+  // Pages of the first unit lie beside the schedule: all that the first boxes wait for comes with one read.
+  int known = CtaWork::num_first_pages;  // boxes looked up: a window
+  const int first_page = __ldg(work.first_pages + lane % CtaWork::num_first_pages);
   Units units(args, work);
   Unit unit = units.next();
-  Box found = look_up(unit);
-  start();
+  const auto entry_of = [&](int token) { return args.page.quotient(token); };
+  const int token = (first_box(unit) + lane) << box_shift, entry = entry_of(token);
+  Box found{__shfl_sync(~0u, first_page, entry - entry_of(unit.token_begin)),
+            (token - entry * args.params.attention.page_size) / group_tokens};
+  StageWriter<head_dim> stage = start();
   while (unit.token_end > 0) {
     const int end_box = (unit.token_end + (1 << box_shift) - 1) >> box_shift;
     const int chunk = unit.head * chunks;
     Unit next = unit;
     Box next_found{};
-    for (int window = first_box(unit); window < end_box; window += 32) {
+    for (int window = first_box(unit), after; window < end_box; window = after) {
+      after = window + known;
+      known = 32;
       Box ahead{};
-      for (int box = window; box < min(end_box, window + 32); box += boxes) {
+      for (int box = window; box < min(end_box, after); box += boxes) {
         const int count = min(boxes, end_box - box);
         const int page = __shfl_sync(~0u, found.page, box - window + my_box);
         const int group = __shfl_sync(~0u, found.group, box - window + my_box);
@@ -96,7 +103,7 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
         if (is_v && lane < 2 * boxes) load(stage.v(), v_map, stage.v_full());
         stage.advance();
         // Lookups for later, behind the first copies of what is at hand.
-        if (box == window && window + 32 < end_box) ahead = find_box(args, unit, window + 32 + lane);
+        if (box == window && after < end_box) ahead = find_box(args, unit, after + lane);
         if (box == first_box(unit)) next = units.next(), next_found = look_up(next);
       }
       found = ahead;
@@ -161,8 +168,7 @@ class TokenPlaces {
 /// and all lanes copy them, a row's chunks side by side; zeros beyond the unit's end. A stage is published once the
 /// copies of the next one have been issued, so that two are in flight.
 template <int head_dim, class Start>
-__device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work,
-                                              StageWriter<head_dim> stage, Start start) {
+__device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, Start start) {
   using Layout = StageLayout<head_dim>;
   const AttentionParams& a = args.params.attention;
   const int lane = threadIdx.x % 32;
@@ -172,7 +178,7 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
   // Of this lane's chunk in row `sub` of a group of 8; the row's other bits are xored and added as constants.
   const std::uint32_t in_group = chunk / 8 * Layout::half_bytes + sub * 128, swizzled = (chunk % 8 ^ sub) * 16;
   TokenPlaces places(args, work);
-  start();
+  StageWriter<head_dim> stage = start();
   StageWriter<head_dim> filled = stage;  // the oldest stage not yet published
   bool pending = false;
   const auto publish = [&] {

@@ -1,11 +1,15 @@
 // Merging what was left partial, after all CTAs have met: out = sum_i w_i out_i with w_i = exp(lse_i - lse), over the
 // sources in the plan's order. A warp takes a few rows of one merge and KV head, whose partials lie side by side: where
-// they are is looked up once, and those of the next row are under way while it sums this one.
+// they are is looked up once. The copy engine brings a row's sources, and those of the next rows, into the stages,
+// which are free by then: a lane asks for a whole partial, so that what a warp does itself is short.
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/arguments.hpp"
+#include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/ptx.cuh"
 
 namespace trunkline::kernels::sm90 {
@@ -13,14 +17,23 @@ namespace trunkline::kernels::sm90 {
 template <class T, int head_dim, bool general>
 class MergeRows {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
-  static constexpr int ahead = 8;               // sources under way at once
+  using Vector = std::conditional_t<vector == 4, float4, float2>;
+  static constexpr int num_warps = merge_warps;
+  static constexpr int block = 8;  // sources that are copied, and waited for, at once
+  static constexpr int row_bytes = head_dim * 4, ring_size = merge_blocks;
+  static_assert(num_warps * ring_size * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
 
  public:
-  /// By warp `warp` of `num_warps` in the launch. Looks up its first rows.
-  __device__ MergeRows(const Arguments& args, int warp, int num_warps) : args_(args), next_(warp), step_(num_warps) {
+  /// By warp `warp` of those of the CTA that merge. Looks up its first rows.
+  __device__ MergeRows(const Arguments& args, SharedMemory<head_dim>& shared, int warp)
+      : args_(args),
+        barriers_(shared.barriers.merges[warp]),
+        blocks_(shared.stages[0] + warp * ring_size * block * row_bytes),
+        next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
+        step_(num_warps * static_cast<int>(gridDim.x)) {
     const int most_rows = args.params.plan->most_merge_rows;
     const int lists = args.params.plan->num_merges * args.params.attention.num_kv_heads;
-    rows_ = min((lists * most_rows + num_warps - 1) / num_warps, most_rows);
+    rows_ = min((lists * most_rows + step_ - 1) / step_, most_rows);
     pieces_ = max((most_rows + rows_ - 1) / max(rows_, 1), 1);
     count_ = lists * pieces_;
     find();
@@ -28,13 +41,9 @@ class MergeRows {
 
   /// Once the partials are there.
   __device__ __forceinline__ void run() {
+    ptx::fence_async_global();  // the copy engine is to see what the others wrote
 #pragma unroll 1
-    while (next_ < count_) {
-      const Piece piece = found_;
-      next_ += step_;
-      find();
-      merge(piece);
-    }
+    while (next_ < count_) merge(found_);
   }
 
  private:
@@ -46,13 +55,14 @@ class MergeRows {
     int source;   // lane l: partial row of the merge's first row in source l of those at hand
     int q_index;  // lane l: of row l
   };
-  struct Values {
-    float lse;  // lane l: of source l of those at hand
-    float out[ahead][vector];
-  };
-  struct Sums {
-    float most, total, weight;  // weight: lane l, of source l of those at hand
-    float out[vector];
+  static_assert(max_merge_rows <= 32);
+  /// Sources [first, first + block) of a row of a piece, in the order in which they are copied and summed.
+  struct Place {
+    int row = 0, first = 0;
+    __device__ __forceinline__ void advance(int num_sources) {
+      first += block;
+      if (first >= num_sources) first = 0, ++row;
+    }
   };
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
@@ -86,93 +96,130 @@ class MergeRows {
     return first + lane() < piece.num_sources ? __ldg(sources + piece.source_begin + first + lane()) : 0;
   }
 
-  /// Row by row, `ahead` sources at a time; the next ones are under way meanwhile.
-  __device__ __forceinline__ void merge(Piece piece) const {
-    const int blocks = max((piece.num_sources + ahead - 1) / ahead, 1);
-    Values values;
-    Sums sums;
-    int row = 0, first = -ahead, next_row = 0, next_first = 0;
+  /// Row by row, 32 sources at a time, whose weights the lanes work out; block by block of those.
+  __device__ __forceinline__ void merge(Piece piece) {
+    Place copied, summed;
+    float lse = log_sum_exp(piece, 0, 0);
 #pragma unroll 1
-    for (int step = -1; step < piece.num_rows * blocks; ++step) {
-      Values next;
-      if (next_row < piece.num_rows) load(piece, next_row, next_first, next);
-      if (step >= 0) {
-        add(first, values, sums);
-        if (first + ahead >= piece.num_sources) store(piece, row, sums);
+    for (int i = 0; i < ring_size; ++i) copy(piece, copied);
+    next_ += step_;
+    find();
+#pragma unroll 1
+    while (summed.row < piece.num_rows) {
+      float most = -INFINITY, total = 0, out[vector];
+#pragma unroll
+      for (int v = 0; v < vector; ++v) out[v] = 0;
+      const int row = summed.row;
+#pragma unroll 1
+      for (int first = 0; row == summed.row; first += 32) {
+        const float mine = lse;
+        const bool last = first + 32 >= piece.num_sources;
+        lse = log_sum_exp(piece, row + last, last ? 0 : first + 32);
+        const float weight = weigh(mine, most, total, out);
+#pragma unroll 1
+        do {
+          add_block(summed.first, piece.num_sources - summed.first, weight, out);
+          copy(piece, copied);
+          summed.advance(piece.num_sources);
+        } while ((summed.first & 31) != 0);
       }
-      values = next;
-      row = next_row, first = next_first;
-      next_first += ahead;
-      if (next_first >= piece.num_sources) next_first = 0, ++next_row;
+      store(piece, row, most, total, out);
     }
   }
 
-  /// Of sources [first, first + ahead), and the log-sum-exps of all 32 where these are the first of them. Around L1:
-  /// other SMs wrote them during this launch.
-  __device__ __forceinline__ void load(Piece& piece, int row, int first, Values& values) const {
-    const AttentionParams& a = args_.params.attention;
-    if (piece.num_sources > 32 && (first & 31) == 0) piece.source = source(piece, first);
-    const int mine = (piece.source + piece.offset + row) * a.num_kv_heads + piece.kv_head;  // partial_index
-    values.lse = first + lane() < piece.num_sources ? __ldcg(a.partial_lse + mine) : -INFINITY;
-    const float* const column = a.partial_out + lane() * vector;
+  /// Of sources [first, first + count), as far as the block goes; lane l knows the weight of source l of each 32.
+  __device__ __forceinline__ void add_block(int first, int count, float weight, float (&out)[vector]) {
+    ptx::barrier_wait(&barriers_[summing_.stage], summing_.parity);
+    const auto* const values = reinterpret_cast<const Vector*>(block_at(summing_.stage)) + lane();
 #pragma unroll
-    for (int s = 0; s < ahead; ++s) {
-      const int from = __shfl_sync(~0u, mine, (first + s) & 31);
-      ptx::load_if(first + s < piece.num_sources, column + static_cast<std::int64_t>(from) * head_dim, values.out[s]);
+    for (int at = 0; at < block; at += 4) {
+      if (at >= count) break;
+#pragma unroll
+      for (int s = at; s < at + 4; ++s) {
+        const float factor = __shfl_sync(~0u, weight, (first + s) & 31);
+        const Vector value = values[s * 32];
+#pragma unroll
+        for (int v = 0; v < vector; ++v) {
+          const float x = reinterpret_cast<const float (&)[vector]>(value)[v];
+          out[v] += factor * (s < count ? x : 0);  // what no source was copied to is anything
+        }
+      }
     }
+    __syncwarp();
+    summing_.advance(ring_size);
   }
 
-  /// A source without tokens holds zeros and weighs nothing.
-  static __device__ __forceinline__ void add(int first, const Values& values, Sums& sums) {
+  /// This lane's of sources [first, first + 32). Around L1: other SMs wrote them during this launch.
+  __device__ __forceinline__ float log_sum_exp(const Piece& piece, int row, int first) const {
+    if (row >= piece.num_rows || first + lane() >= piece.num_sources) return -INFINITY;
+    const int from = piece.num_sources > 32 ? source(piece, first) : piece.source;
+    return __ldcg(args_.params.attention.partial_lse + partial(piece, row, from));
+  }
+  __device__ __forceinline__ int partial(const Piece& piece, int row, int source) const {
+    return (source + piece.offset + row) * args_.params.attention.num_kv_heads + piece.kv_head;  // partial_index
+  }
+
+  /// The next block, or none after the last.
+  __device__ __forceinline__ void copy(Piece& piece, Place& place) {
+    if (place.row >= piece.num_rows) return;
+    if (piece.num_sources > 32 && (place.first & 31) == 0) piece.source = source(piece, place.first);
+    const int from = __shfl_sync(~0u, piece.source, (place.first + lane()) & 31);
+    const int count = min(piece.num_sources - place.first, block);
+    std::uint64_t* const full = &barriers_[copying_.stage];
+    if (lane() == 0) ptx::barrier_expect(full, count * row_bytes);
+    __syncwarp();
+    if (lane() < count) {
+      ptx::load_bytes(block_at(copying_.stage) + lane() * row_bytes,
+                      args_.params.attention.partial_out + std::int64_t{partial(piece, place.row, from)} * head_dim,
+                      row_bytes, full);
+    }
+    copying_.advance(ring_size);
+    place.advance(piece.num_sources);
+  }
+  __device__ __forceinline__ std::uint8_t* block_at(int index) const { return blocks_ + index * block * row_bytes; }
+
+  /// The weight of this lane's source among the 32 and all before them, which `total` and `out` are scaled to match.
+  /// A source without tokens weighs nothing.
+  static __device__ __forceinline__ float weigh(float lse, float& most, float& total, float (&out)[vector]) {
     constexpr float log2_e = 1.44269504f;
-    if (first == 0) {
-      sums.most = -INFINITY, sums.total = 0;
+    float higher = fmaxf(most, lse);
 #pragma unroll
-      for (int v = 0; v < vector; ++v) sums.out[v] = 0;
-    }
-    if ((first & 31) == 0) {  // every lane weighs one of the next 32
-      float higher = fmaxf(sums.most, values.lse);
+    for (int step = 16; step > 0; step /= 2) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, step));
+    const float reference = higher == -INFINITY ? 0 : higher;
+    const float weight = ptx::exp2((lse - reference) * log2_e), before = ptx::exp2((most - reference) * log2_e);
+    float sum = weight;
 #pragma unroll
-      for (int step = 16; step > 0; step /= 2) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, step));
-      const float reference = higher == -INFINITY ? 0 : higher;
-      sums.weight = ptx::exp2((values.lse - reference) * log2_e);
-      const float before = ptx::exp2((sums.most - reference) * log2_e);
-      float total = sums.weight;
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    total = total * before + sum;
+    most = higher;
 #pragma unroll
-      for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
-      sums.total = sums.total * before + total;
-      sums.most = higher;
-#pragma unroll
-      for (int v = 0; v < vector; ++v) sums.out[v] *= before;
-    }
-#pragma unroll
-    for (int s = 0; s < ahead; ++s) {
-      const float factor = __shfl_sync(~0u, sums.weight, (first + s) & 31);
-#pragma unroll
-      for (int v = 0; v < vector; ++v) sums.out[v] += factor * values.out[s][v];
-    }
+    for (int v = 0; v < vector; ++v) out[v] *= before;
+    return weight;
   }
 
-  __device__ __forceinline__ void store(const Piece& piece, int row, Sums& sums) const {
+  __device__ __forceinline__ void store(const Piece& piece, int row, float most, float total,
+                                        float (&out)[vector]) const {
     const AttentionParams& a = args_.params.attention;
-    const float factor = sums.total > 0 ? __fdividef(1, sums.total) : 0;
+    const float factor = total > 0 ? __fdividef(1, total) : 0;
 #pragma unroll
-    for (int v = 0; v < vector; ++v) sums.out[v] *= factor;
+    for (int v = 0; v < vector; ++v) out[v] *= factor;
     const cuda::RowPlace place{__shfl_sync(~0u, piece.q_index, row),
                                piece.kv_head * a.group_size + args_.group.remainder(piece.row + row)};
     T* const to = cuda::row_of<T>(a.out, place) + lane() * vector;
     if constexpr (general) {
-      cuda::store_rounded(to, sums.out);
+      cuda::store_rounded(to, out);
     } else if constexpr (vector == 4) {
-      *reinterpret_cast<uint2*>(to) =
-          make_uint2(cuda::pack<T>(sums.out[0], sums.out[1]), cuda::pack<T>(sums.out[2], sums.out[3]));
+      *reinterpret_cast<uint2*>(to) = make_uint2(cuda::pack<T>(out[0], out[1]), cuda::pack<T>(out[2], out[3]));
     } else {
-      *reinterpret_cast<std::uint32_t*>(to) = cuda::pack<T>(sums.out[0], sums.out[1]);
+      *reinterpret_cast<std::uint32_t*>(to) = cuda::pack<T>(out[0], out[1]);
     }
-    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = sums.most + logf(sums.total);
+    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = most + logf(total);
   }
 
   const Arguments& args_;
+  std::uint64_t (&barriers_)[ring_size];  // of this warp's blocks
+  std::uint8_t* blocks_;
+  Ring copying_, summing_;
   int next_, step_, rows_, pieces_, count_;
   Piece found_;  // next_'s
 };

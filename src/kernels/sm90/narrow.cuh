@@ -23,10 +23,11 @@ class NarrowConsumer {
   __device__ void run() {
     while (units_left_ > 0) {
       wait_unit(unit_);
-      if (padded_rows(slot(unit_).num_rows) == 8) {
-        run_units<8>();
-      } else {
+      // In this order: the compiler then puts the code of the common units first (kernel.cuh says why).
+      if (padded_rows(slot(unit_).num_rows) == 16) {
         run_units<16>();
+      } else {
+        run_units<8>();
       }
     }
   }

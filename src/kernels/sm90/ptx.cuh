@@ -117,6 +117,13 @@ __device__ __forceinline__ void load_rows(void* to, const CUtensorMap* map, std:
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
+/// `bytes`, a multiple of 16, side by side.
+__device__ __forceinline__ void load_bytes(void* to, const void* from, std::uint32_t bytes, std::uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -132,6 +139,9 @@ __device__ __forceinline__ void store_16(std::uint32_t to, const std::uint32_t (
 }
 /// Makes this thread's writes to shared memory visible to wgmma and the copy engine.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Of writes to global memory that this thread knows of, whoever made them, to the copy engine.
+__device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 // --- roles ---
 template <int registers>
@@ -165,22 +175,11 @@ __device__ __forceinline__ void keep_before(float x, std::uint32_t anywhere) {
       "r"(anywhere)
       : "memory");
 }
-/// Neighbouring elements around L1, or zeros.
-__device__ __forceinline__ void load_if(bool valid, const float* from, float (&to)[4]) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.u32 p, %4, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
-      "mov.f32 %2, 0f00000000;\nmov.f32 %3, 0f00000000;\n@p ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%5];\n}"
-      : "=&f"(to[0]), "=&f"(to[1]), "=&f"(to[2]), "=&f"(to[3])
-      : "r"(static_cast<int>(valid)), "l"(from)
-      : "memory");
-}
-__device__ __forceinline__ void load_if(bool valid, const float* from, float (&to)[2]) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\nmov.f32 %0, 0f00000000;\nmov.f32 %1, 0f00000000;\n"
-      "@p ld.global.cg.v2.f32 {%0, %1}, [%3];\n}"
-      : "=&f"(to[0]), "=&f"(to[1])
-      : "r"(static_cast<int>(valid)), "l"(from)
-      : "memory");
+/// An address to which constants are added in the instructions that use it, not each apart.
+template <class T>
+__device__ __forceinline__ T* known(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
 }
 /// Predicated, not branched over.
 __device__ __forceinline__ void store_if(bool valid, float* to, float value) {

@@ -28,25 +28,27 @@ class WideConsumer {
         scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)) {}
 
   __device__ void run() {
-    if (units_left_ == 0) return;
     std::uint32_t q[head_dim / 16][4];
-    load_next_queries(q);
-    do {
+    float scores[32], out[head_dim / 2], reference[2], sum[2];
+    bool open = false;  // the last values of the unit before are to come
+#pragma unroll 1
+    for (; units_left_ >= 0; --units_left_) {
+      if (units_left_ > 0) load_next_queries(q);
+      if (open) {
+        finish(scores, out);
+        write(shared_.wide_units[unit_.stage], out, reference, sum);
+        leave_unit();
+      }
+      if (units_left_ == 0) break;
       const Unit& unit = shared_.wide_units[unit_.stage];
-      float out[head_dim / 2], reference[2] = {-FLT_MAX, -FLT_MAX}, sum[2] = {0, 0};
-#pragma unroll
-      for (int i = 0; i < head_dim / 2; ++i) out[i] = 0;
-      if (unit.num_rows > (high_ ? 64 : 0)) {
-        attend(unit, q, out, reference, sum);
-        write(unit, out, reference, sum);
+      open = unit.num_rows > (high_ ? 64 : 0);
+      if (open) {
+        attend(unit, q, scores, out, reference, sum);
       } else {
         skip(unit);
-        if (units_left_ > 1) load_next_queries(q);
+        leave_unit();
       }
-      __syncwarp();
-      if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_units.empty[unit_.stage]);
-      unit_.advance(num_wide_slots);
-    } while (--units_left_ > 0);
+    }
   }
 
  private:
@@ -68,30 +70,9 @@ class WideConsumer {
     for (int h = 0; h < 2; ++h) {
       const int row = min(first_row_ + 8 * h, unit.num_rows - 1);
       const cuda::RowPlace place{unit.q_index[row], query_head(unit, row)};
-      const T* const from = cuda::row_of<T>(a.q, place);
-      if constexpr (general) {
-        const auto* const halves = reinterpret_cast<const std::uint16_t*>(from) + lane() % 4 * 2;
+      const T* const from = ptx::known(cuda::row_of<T>(a.q, place) + lane() % 4 * 2);
 #pragma unroll
-        for (int k = 0; k < head_dim / 8; ++k) {
-          q[k / 2][h + k % 2 * 2] = halves[k * 8] | static_cast<std::uint32_t>(halves[k * 8 + 1]) << 16;
-        }
-      } else {
-        // Of 32 elements, lane l % 4 of a quad reads the eight that begin at 8 * (l % 4), and is to have two of each
-        // eight.
-        const auto* const eights = reinterpret_cast<const uint4*>(from) + lane() % 4;
-#pragma unroll
-        for (int k = 0; k < head_dim / 32; ++k) {
-          const uint4 eight = __ldg(eights + k * 4);
-          q[2 * k][h] = eight.x, q[2 * k][h + 2] = eight.y, q[2 * k + 1][h] = eight.z, q[2 * k + 1][h + 2] = eight.w;
-        }
-      }
-    }
-    if constexpr (!general) {
-#pragma unroll
-      for (int k = 0; k < head_dim / 32; ++k) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) transpose(q[2 * k][h], q[2 * k][h + 2], q[2 * k + 1][h], q[2 * k + 1][h + 2]);
-      }
+      for (int k = 0; k < head_dim / 8; ++k) q[k / 2][h + k % 2 * 2] = load_pair<!general>(from + k * 8);
     }
     if (args_.q_sign == 0) return;
 #pragma unroll
@@ -99,18 +80,6 @@ class WideConsumer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) q[k][i] ^= args_.q_sign;
     }
-  }
-
-  /// Words of the four lanes of a quad: word i of lane l becomes word l of lane i.
-  static __device__ __forceinline__ void transpose(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c,
-                                                   std::uint32_t& d) {
-    const auto exchange = [](std::uint32_t& low, std::uint32_t& high, int step) {
-      const bool upper = (lane() & step) != 0;
-      const std::uint32_t got = __shfl_xor_sync(~0u, upper ? low : high, step);
-      (upper ? low : high) = got;
-    };
-    exchange(a, b, 1), exchange(c, d, 1);
-    exchange(a, c, 2), exchange(b, d, 2);
   }
 
   /// Of a stage, known to be the same in all lanes: descriptors made of it stay in uniform registers.
@@ -181,11 +150,12 @@ class WideConsumer {
   __device__ __forceinline__ void mask(const Unit& unit, int tile, float (&scores)[32]) const {
     const int begin = tile * tile_tokens;
     if (begin + tile_tokens <= unit.min_end && (tile > 0 || unit.lead == 0)) return;
-    const int end[2] = {unit.row_end[first_row_], unit.row_end[first_row_ + 8]};
+    const int mine = begin + lane() % 4 * 2, lead = unit.lead - mine;  // counted from this lane's first token
+    const int end[2] = {unit.row_end[first_row_] - mine, unit.row_end[first_row_ + 8] - mine};
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      const int token = begin + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-      if (token < unit.lead || token >= end[i / 2 % 2]) scores[i] = -INFINITY;
+      const int token = i / 4 * 8 + i % 2;
+      if (token < lead || token >= end[i / 2 % 2]) scores[i] = -INFINITY;
     }
   }
 
@@ -238,11 +208,16 @@ class WideConsumer {
     }
   }
 
-  /// The first scores and the last values stand outside the loop: inside it there is nothing to decide but whether rows
-  /// end. Their tiles do not have a loop of their own: longer code costs units of few tiles more than it saves others.
-  __device__ __forceinline__ void attend(const Unit& unit, std::uint32_t (&q)[head_dim / 16][4],
-                                         float (&out)[head_dim / 2], float (&reference)[2], float (&sum)[2]) {
-    float scores[32];
+  /// All but the last values. The first scores and the last values stand outside the loop: inside it there is nothing
+  /// to decide but whether rows end. Their tiles do not have a loop of their own: longer code costs units of few tiles
+  /// more than it saves others.
+  __device__ __forceinline__ void attend(const Unit& unit, const std::uint32_t (&q)[head_dim / 16][4],
+                                         float (&scores)[32], float (&out)[head_dim / 2], float (&reference)[2],
+                                         float (&sum)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) reference[h] = -FLT_MAX, sum[h] = 0;
+#pragma unroll
+    for (int i = 0; i < head_dim / 2; ++i) out[i] = 0;
     {
       float factor[2];
       wait_keys();
@@ -260,15 +235,24 @@ class WideConsumer {
     for (int tile = 1; tile < num_tiles; ++tile) {
       attend_tile(unit, tile, tile >= whole_tiles, q, scores, out, reference, sum, ready);
     }
+  }
+
+  /// The values of the unit's last tile, whose probabilities `scores` brings.
+  __device__ __forceinline__ void finish(const float (&scores)[32], float (&out)[head_dim / 2]) {
+    const Unit& unit = shared_.wide_units[unit_.stage];
     std::uint32_t p[4][4];
     pack(scores, p);
-    if (units_left_ > 1) load_next_queries(q);
     wait_values();
-    zero_beyond(unit, num_tiles - 1);
+    zero_beyond(unit, unit.num_tiles - 1);
     products_begin();
     issue_values(out, p, address_of(values_));
     products_wait<0>();
     release_values(keys_);
+  }
+  __device__ __forceinline__ void leave_unit() {
+    __syncwarp();
+    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide_units.empty[unit_.stage]);
+    unit_.advance(num_wide_slots);
   }
 
   /// The scores of a tile and the values of the one before it, whose probabilities `scores` brings. They are packed

@@ -44,4 +44,12 @@ __device__ __forceinline__ void store_pair(T* to, float low, float high) {
   }
 }
 
+/// Two elements, in one 4-byte load where `aligned`.
+template <bool aligned, class T>
+__device__ __forceinline__ std::uint32_t load_pair(const T* from) {
+  if constexpr (aligned) return __ldg(reinterpret_cast<const std::uint32_t*>(from));
+  const auto* const halves = reinterpret_cast<const std::uint16_t*>(from);
+  return halves[0] | static_cast<std::uint32_t>(halves[1]) << 16;
+}
+
 }  // namespace trunkline::kernels::sm90
