@@ -33,8 +33,9 @@ class MergeRows {
         step_(num_warps * static_cast<int>(gridDim.x)) {
     const int most_rows = args.params.plan->most_merge_rows;
     const int lists = args.params.plan->num_merges * args.params.attention.num_kv_heads;
-    rows_ = min((lists * most_rows + step_ - 1) / step_, most_rows);
-    pieces_ = max((most_rows + rows_ - 1) / max(rows_, 1), 1);
+    const auto up = [](unsigned a, unsigned b) { return static_cast<int>((a + b - 1) / b); };
+    rows_ = max(min(up(lists * most_rows, step_), most_rows), 1);
+    pieces_ = up(most_rows, rows_);
     count_ = lists * pieces_;
     find();
   }
@@ -131,17 +132,16 @@ class MergeRows {
   __device__ __forceinline__ void add_block(int first, int count, float weight, float (&out)[vector]) {
     ptx::barrier_wait(&barriers_[summing_.stage], summing_.parity);
     const auto* const values = reinterpret_cast<const Vector*>(block_at(summing_.stage)) + lane();
+#pragma unroll 1
+    for (int at = 0; at < min(count, block); at += 4) {
 #pragma unroll
-    for (int at = 0; at < block; at += 4) {
-      if (at >= count) break;
-#pragma unroll
-      for (int s = at; s < at + 4; ++s) {
-        const float factor = __shfl_sync(~0u, weight, (first + s) & 31);
-        const Vector value = values[s * 32];
+      for (int i = 0; i < 4; ++i) {
+        const float factor = __shfl_sync(~0u, weight, (first + at + i) & 31);
+        const Vector value = values[(at + i) * 32];
+        const bool copied = at + i < count;  // else there is anything
 #pragma unroll
         for (int v = 0; v < vector; ++v) {
-          const float x = reinterpret_cast<const float (&)[vector]>(value)[v];
-          out[v] += factor * (s < count ? x : 0);  // what no source was copied to is anything
+          out[v] += factor * (copied ? reinterpret_cast<const float (&)[vector]>(value)[v] : 0);
         }
       }
     }

@@ -123,11 +123,14 @@ class WideConsumer {
     products_commit();
   }
 
+  /// With `first`, whatever `out` holds is not added to.
   __device__ __forceinline__ void issue_values(float (&out)[head_dim / 2], const std::uint32_t (&p)[4][4],
-                                               std::uint32_t stage) {
+                                               std::uint32_t stage, bool first) {
     const std::uint64_t v = operand(stage + Layout::plane_bytes, Layout::half_bytes, Layout::group_bytes);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) product<T, head_dim, 1>(out, p[i], advanced(v, i * 2 * Layout::group_bytes), 1);
+    for (int i = 0; i < 4; ++i) {
+      product<T, head_dim, 1>(out, p[i], advanced(v, i * 2 * Layout::group_bytes), i > 0 || !first);
+    }
     products_commit();
   }
 
@@ -147,15 +150,17 @@ class WideConsumer {
     ptx::sync_threads(static_cast<int>(high_ ? Barrier::wide_high : Barrier::wide_low), warpgroup);
   }
 
+  /// Only a unit's first tile holds tokens before its own.
+  template <bool first>
   __device__ __forceinline__ void mask(const Unit& unit, int tile, float (&scores)[32]) const {
     const int begin = tile * tile_tokens;
-    if (begin + tile_tokens <= unit.min_end && (tile > 0 || unit.lead == 0)) return;
+    if (begin + tile_tokens <= unit.min_end && (!first || unit.lead == 0)) return;
     const int mine = begin + lane() % 4 * 2, lead = unit.lead - mine;  // counted from this lane's first token
     const int end[2] = {unit.row_end[first_row_] - mine, unit.row_end[first_row_ + 8] - mine};
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
       const int token = i / 4 * 8 + i % 2;
-      if (token < lead || token >= end[i / 2 % 2]) scores[i] = -INFINITY;
+      if ((first && token < lead) || token >= end[i / 2 % 2]) scores[i] = -INFINITY;
     }
   }
 
@@ -216,8 +221,6 @@ class WideConsumer {
                                          float (&sum)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) reference[h] = -FLT_MAX, sum[h] = 0;
-#pragma unroll
-    for (int i = 0; i < head_dim / 2; ++i) out[i] = 0;
     {
       float factor[2];
       wait_keys();
@@ -225,7 +228,7 @@ class WideConsumer {
       issue_scores(scores, q, address_of(keys_));
       products_wait<0>();
       release_keys();
-      mask(unit, 0, scores);
+      mask<true>(unit, 0, scores);
       raise_reference(scores, reference, sum, factor);
       exponentials<0>(scores, reference, sum);
       exponentials<1>(scores, reference, sum);
@@ -245,7 +248,7 @@ class WideConsumer {
     wait_values();
     zero_beyond(unit, unit.num_tiles - 1);
     products_begin();
-    issue_values(out, p, address_of(values_));
+    issue_values(out, p, address_of(values_), unit.num_tiles == 1);
     products_wait<0>();
     release_values(keys_);
   }
@@ -274,14 +277,14 @@ class WideConsumer {
     issue_scores(scores, q, k_stage);
     if (ends) zero_beyond(unit, tile - 1);
     products_begin();
-    issue_values(out, p, v_stage);
+    issue_values(out, p, v_stage, tile == 1);
     const Ring scored = keys_;
     products_wait<1>();
     release_keys();
     const StageBarriers& full = shared_.barriers.wide;
     ready = ptx::barrier_passed(&full.k_full[keys_.stage], keys_.parity) &
             ptx::barrier_passed(&full.v_full[scored.stage], scored.parity);
-    if (ends) mask(unit, tile, scores);
+    if (ends) mask<false>(unit, tile, scores);
     float factor[2];
     const bool moves = raise_reference(scores, reference, sum, factor);
     // The values are done before the exponentials are: their stage goes back early, and no wait follows the last one.
