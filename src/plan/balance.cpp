@@ -65,24 +65,30 @@ void Balance::sort(Share& share) {
 }
 
 // Few or unequal units: cut to pieces of the mean load and its parts, and to as many pieces as give each worker 1, 2,
-// ...
+// ... of all units, or of those that are cut.
 void Balance::try_caps(double longest) {
   for (int part = 1; part <= most_rounds; part *= 2) {
     if (uncut_mean_ / part < longest) attempt(uncut_mean_ / part, 0, setting_.options.fill_up);
   }
-  for (int round = 1; round <= most_rounds; ++round) {
-    const auto most = static_cast<std::int64_t>(round) * cost_->num_workers() / cost_->num_heads();
-    if (most < static_cast<std::int64_t>(list_.size())) continue;
-    double cap = uncut_mean_ / round;
-    for (int step = 0; step < 16 && cap < longest; ++step) {
-      cut(cap);
-      std::int64_t count = 0;
-      for (const std::int32_t pieces : trial_.pieces) count += pieces;
-      if (count <= most) break;
-      cap *= std::max(1.01, 0.5 + 0.5 * static_cast<double>(count) / static_cast<double>(most));
-    }
-    if (cap < longest) attempt(cap, tolerance, false);
+  for (const bool all : {true, false}) {
+    for (int round = 1; round <= most_rounds; ++round) try_rounds(longest, round, all);
   }
+}
+
+void Balance::try_rounds(double longest, int round, bool all) {
+  const auto most = static_cast<std::int64_t>(round) * cost_->num_workers() / cost_->num_heads();
+  if (most < (all ? static_cast<std::int64_t>(list_.size()) : 1)) return;
+  double cap = uncut_mean_ / round;
+  for (int step = 0; step < 16 && cap < longest; ++step) {
+    cut(cap);
+    std::int64_t count = 0, whole = 0;
+    for (const std::int32_t pieces : trial_.pieces) (pieces > 1 ? count : whole) += pieces;
+    if (!all && whole == 0) return;  // the same as all
+    if (all) count += whole;
+    if (count <= most) break;
+    cap *= std::max(1.01, 0.5 + 0.5 * static_cast<double>(count) / static_cast<double>(most));
+  }
+  if (cap < longest) attempt(cap, tolerance, false);
 }
 
 // Deals with the rest as it is, and, where workers may be filled up and still are uneven, with the rest cut fine.

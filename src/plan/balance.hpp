@@ -53,6 +53,7 @@ class Balance {
 
   void sort(Share& share);
   void try_caps(double longest);
+  void try_rounds(double longest, int round, bool all);
   void attempt(double longest, double over, bool fill_up);
   void cut(double longest);
   void deal_long(double over);
