@@ -83,7 +83,7 @@ void Balance::try_rounds(double longest, int round, bool all) {
     cut(cap);
     std::int64_t count = 0, whole = 0;
     for (const std::int32_t pieces : trial_.pieces) (pieces > 1 ? count : whole) += pieces;
-    if (!all && whole == 0) return;  // the same as all
+    if (!all && whole == 0 && count <= most) return;  // the same as all
     if (all) count += whole;
     if (count <= most) break;
     cap *= std::max(1.01, 0.5 + 0.5 * static_cast<double>(count) / static_cast<double>(most));

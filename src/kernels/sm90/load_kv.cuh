@@ -1,5 +1,5 @@
 // The producers: one warp per ring that streams the tokens of the CTA's units into stages, without a break between
-// units. Page indices are read ahead of their copies, a unit or 32 boxes.
+// units. Page indices are read ahead of their copies, a unit or 32 boxes; the first 16 lie beside the schedule.
 #pragma once
 
 #include "kernels/sm90/layout.cuh"

@@ -18,19 +18,18 @@ template <class T, int head_dim, bool general>
 class MergeRows {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
   using Vector = std::conditional_t<vector == 4, float4, float2>;
-  static constexpr int num_warps = merge_warps;
   static constexpr int block = 8;  // sources that are copied, and waited for, at once
-  static constexpr int row_bytes = head_dim * 4, ring_size = merge_blocks;
-  static_assert(num_warps * ring_size * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
+  static constexpr int row_bytes = head_dim * 4;
+  static_assert(merge_warps * merge_blocks * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
 
  public:
   /// By warp `warp` of those of the CTA that merge. Looks up its first rows.
   __device__ MergeRows(const Arguments& args, SharedMemory<head_dim>& shared, int warp)
       : args_(args),
         barriers_(shared.barriers.merges[warp]),
-        blocks_(shared.stages[0] + warp * ring_size * block * row_bytes),
+        blocks_(shared.stages[0] + warp * merge_blocks * block * row_bytes),
         next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
-        step_(num_warps * static_cast<int>(gridDim.x)) {
+        step_(merge_warps * static_cast<int>(gridDim.x)) {
     const int most_rows = args.params.plan->most_merge_rows;
     const int lists = args.params.plan->num_merges * args.params.attention.num_kv_heads;
     const auto up = [](unsigned a, unsigned b) { return static_cast<int>((a + b - 1) / b); };
@@ -102,7 +101,7 @@ class MergeRows {
     Place copied, summed;
     float lse = log_sum_exp(piece, 0, 0);
 #pragma unroll 1
-    for (int i = 0; i < ring_size; ++i) copy(piece, copied);
+    for (int i = 0; i < merge_blocks; ++i) copy(piece, copied);
     next_ += step_;
     find();
 #pragma unroll 1
@@ -146,7 +145,7 @@ class MergeRows {
       }
     }
     __syncwarp();
-    summing_.advance(ring_size);
+    summing_.advance(merge_blocks);
   }
 
   /// This lane's of sources [first, first + 32). Around L1: other SMs wrote them during this launch.
@@ -173,7 +172,7 @@ class MergeRows {
                       args_.params.attention.partial_out + std::int64_t{partial(piece, place.row, from)} * head_dim,
                       row_bytes, full);
     }
-    copying_.advance(ring_size);
+    copying_.advance(merge_blocks);
     place.advance(piece.num_sources);
   }
   __device__ __forceinline__ std::uint8_t* block_at(int index) const { return blocks_ + index * block * row_bytes; }
@@ -217,7 +216,7 @@ class MergeRows {
   }
 
   const Arguments& args_;
-  std::uint64_t (&barriers_)[ring_size];  // of this warp's blocks
+  std::uint64_t (&barriers_)[merge_blocks];  // of this warp's blocks
   std::uint8_t* blocks_;
   Ring copying_, summing_;
   int next_, step_, rows_, pieces_, count_;

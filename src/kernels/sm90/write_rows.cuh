@@ -1,4 +1,5 @@
-// Where the result of a unit's row goes: to its partial, or straight to out and lse.
+// Where the result of a unit's row goes: to its partial, or straight to out and lse. Elements of rows that need not be
+// aligned.
 #pragma once
 
 #include <cstdint>
