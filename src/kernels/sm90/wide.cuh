@@ -27,6 +27,7 @@ class WideConsumer {
         first_row_(static_cast<int>(high_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4)),
         scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)) {}
 
+  /// Unit after unit. One place loads queries: those of the next unit, under the last values of the one before it.
   __device__ void run() {
     std::uint32_t q[head_dim / 16][4];
     float scores[32], out[head_dim / 2], reference[2], sum[2];
