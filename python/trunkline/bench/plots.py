@@ -50,24 +50,27 @@ def draw(result: dict[str, Any], path: str) -> None:
 
     def case_of(row: Row) -> str:
         heads = "/".join(map(str, row["case"]["heads"]))
-        return f"{row['label']}\n{heads}" if attention else row["label"]
+        label = row["label"].replace(" x ", "\nx ", 1)  # beside its neighbours
+        return f"{label}\n{heads}" if attention else label
 
     def height(row: Row) -> float:
         return float((row["cold_us"] if attention else row["step_ms"])["median"])
 
     cases = list(dict.fromkeys(map(case_of, rows)))
     colours = _colours(rows)
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.2 + 0.24 * len(rows)), 4.2), layout="constrained")
-    ticks, begin = [], 0.0
-    for case in cases:
-        of_case = [row for row in rows if case_of(row) == case]
-        for i, row in enumerate(of_case):
+    groups = [[row for row in rows if case_of(row) == case] for case in cases]
+    widths = [max(len(group), 4) + 1 for group in groups]  # in bars: a label has room below
+    figure, axes = plt.subplots(figsize=(max(6.0, 1.2 + 0.22 * sum(widths)), 4.2), layout="constrained")
+    ticks, end = [], 0.0
+    for group, width in zip(groups, widths):
+        begin = end + (width - len(group)) / 2
+        end += width
+        for i, row in enumerate(group):
             axes.bar(begin + i, height(row), width=0.9, color=colours[_name(row)], label=_name(row))
-        low = of_case[0]["floor_us"] if attention else of_case[0].get("bound_ms")
+        low = group[0]["floor_us"] if attention else group[0].get("bound_ms")
         if low:
-            axes.hlines(low, begin - 0.5, begin + len(of_case) - 0.5, color="black", linewidth=1.2)
-        ticks.append(begin + (len(of_case) - 1) / 2)
-        begin += len(of_case) + 1
+            axes.hlines(low, begin - 0.5, begin + len(group) - 0.5, color="black", linewidth=1.2)
+        ticks.append(begin + (len(group) - 1) / 2)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
