@@ -56,13 +56,14 @@ def draw(result: dict[str, Any], path: str) -> None:
     def height(row: Row) -> float:
         return float((row["cold_us"] if attention else row["step_ms"])["median"])
 
-    cases = list(dict.fromkeys(map(case_of, rows)))
     colours = _colours(rows)
-    groups = [[row for row in rows if case_of(row) == case] for case in cases]
-    widths = [max(len(group), 4) + 1 for group in groups]  # in bars: a label has room below
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(case_of(row), []).append(row)
+    widths = [max(len(group), 4) + 1 for group in groups.values()]  # in bars: a label has room below
     figure, axes = plt.subplots(figsize=(max(6.0, 1.2 + 0.22 * sum(widths)), 4.2), layout="constrained")
     ticks, end = [], 0.0
-    for group, width in zip(groups, widths):
+    for group, width in zip(groups.values(), widths):
         begin = end + (width - len(group)) / 2
         end += width
         for i, row in enumerate(group):
@@ -75,7 +76,7 @@ def draw(result: dict[str, Any], path: str) -> None:
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xticks(ticks, cases, fontsize=8)
+    axes.set_xticks(ticks, list(groups), fontsize=8)
     axes.set_ylabel("us, cold (line: floor)" if attention else "ms per decode step (line: no attention + floor)")
     gpu = result["device"].get("gpu")
     where = gpu["name"] if gpu else f"{result['machine']['cpu']}, {result['device']['threads']} threads"
