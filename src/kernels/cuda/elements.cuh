@@ -35,6 +35,11 @@ __device__ inline std::uint32_t pack<__nv_bfloat16>(float low, float high) {
   return reinterpret_cast<const std::uint32_t&>(pair);
 }
 
+/// Two neighbouring elements at any address, the first in the lower half.
+__device__ inline std::uint32_t load_unaligned_pair(const std::uint16_t* from) {
+  return from[0] | static_cast<std::uint32_t>(from[1]) << 16;
+}
+
 /// N (2 or 4) neighbouring elements; one store where the address allows it.
 template <class T, int N>
 __device__ inline void store_rounded(T* destination, const float (&values)[N]) {

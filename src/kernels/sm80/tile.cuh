@@ -55,7 +55,7 @@ __device__ inline void copy_rows(std::uint32_t destination, const T* const* rows
 #pragma unroll 1
     for (int pair = 0; pair < 4; ++pair) {
       std::uint32_t word = 0;
-      if (row < valid) word = bits[2 * pair] | static_cast<std::uint32_t>(bits[2 * pair + 1]) << 16;
+      if (row < valid) word = cuda::load_unaligned_pair(bits + 2 * pair);
       asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination + chunk_offset<D>(row, chunk) + 4 * pair), "r"(word)
                    : "memory");
     }

@@ -114,7 +114,7 @@ struct UnitPlace {
 
 /// Stages of the narrow ring, the first of the six; the others are the wide ring's. Two of K and V keep the wide
 /// consumers busy, three keep them at their best rate; the narrow consumer holds one while it works, and the full
-/// bandwidth takes three more on their way.
+/// bandwidth takes three more on their way. `lane` is the CTA's wide one or its narrow one.
 __device__ __forceinline__ int narrow_stages(const CtaWork::Lane& lane, bool is_wide) {
   const int wide = is_wide ? lane.num_tiles : lane.other_tiles, narrow = is_wide ? lane.other_tiles : lane.num_tiles;
   if (wide == 0) return num_stages;

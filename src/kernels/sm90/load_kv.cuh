@@ -2,6 +2,7 @@
 // units. Page indices are read ahead of their copies, a unit or 32 boxes; the first 16 lie beside the schedule.
 #pragma once
 
+#include "kernels/cuda/elements.cuh"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/units.cuh"
 
@@ -119,9 +120,7 @@ __device__ __forceinline__ void gather_unaligned(std::uint32_t to, const void* r
   std::uint32_t words[4] = {0, 0, 0, 0};
   if (valid) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      words[i] = __ldg(from + 2 * i) | static_cast<std::uint32_t>(__ldg(from + 2 * i + 1)) << 16;
-    }
+    for (int i = 0; i < 4; ++i) words[i] = cuda::load_unaligned_pair(from + 2 * i);
   }
   ptx::store_16(to, words);
 }

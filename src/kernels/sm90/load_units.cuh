@@ -4,6 +4,7 @@
 
 #include <climits>
 
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/units.cuh"
@@ -94,7 +95,7 @@ __device__ __forceinline__ void gather_queries(const Arguments& args, const Unit
     const auto* const from = reinterpret_cast<const std::uint16_t*>(cuda::row_of<T>(q, place)) + chunk * 8;
     std::uint32_t words[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = from[2 * i] | static_cast<std::uint32_t>(from[2 * i + 1]) << 16;
+    for (int i = 0; i < 4; ++i) words[i] = cuda::load_unaligned_pair(from + 2 * i);
     ptx::store_16(ptx::shared_address(to) + chunk / 8 * num_rows * 128 + row * 128 + (chunk % 8 ^ row % 8) * 16, words);
   }
   ptx::fence_async();

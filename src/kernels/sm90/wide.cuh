@@ -73,7 +73,7 @@ class WideConsumer {
       const cuda::RowPlace place{unit.q_index[row], query_head(unit, row)};
       const T* const from = ptx::known(cuda::row_of<T>(a.q, place) + lane() % 4 * 2);
 #pragma unroll
-      for (int k = 0; k < head_dim / 8; ++k) q[k / 2][h + k % 2 * 2] = load_pair<!general>(from + k * 8);
+      for (int k = 0; k < head_dim / 8; ++k) q[k / 2][h + k % 2 * 2] = load_pair(from + k * 8);
     }
     if (args_.q_sign == 0) return;
 #pragma unroll
@@ -81,6 +81,11 @@ class WideConsumer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) q[k][i] ^= args_.q_sign;
     }
+  }
+
+  static __device__ __forceinline__ std::uint32_t load_pair(const T* from) {
+    if constexpr (general) return cuda::load_unaligned_pair(reinterpret_cast<const std::uint16_t*>(from));
+    return __ldg(reinterpret_cast<const std::uint32_t*>(from));
   }
 
   /// Of a stage, known to be the same in all lanes: descriptors made of it stay in uniform registers.

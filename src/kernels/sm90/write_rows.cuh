@@ -1,5 +1,4 @@
-// Where the result of a unit's row goes: to its partial, or straight to out and lse. Elements of rows that need not be
-// aligned.
+// Where the result of a unit's row goes: to its partial, or straight to out and lse.
 #pragma once
 
 #include <cstdint>
@@ -43,14 +42,6 @@ __device__ __forceinline__ void store_pair(T* to, float low, float high) {
     halves[0] = static_cast<std::uint16_t>(pair);
     halves[1] = static_cast<std::uint16_t>(pair >> 16);
   }
-}
-
-/// Two elements, in one 4-byte load where `aligned`.
-template <bool aligned, class T>
-__device__ __forceinline__ std::uint32_t load_pair(const T* from) {
-  if constexpr (aligned) return __ldg(reinterpret_cast<const std::uint32_t*>(from));
-  const auto* const halves = reinterpret_cast<const std::uint16_t*>(from);
-  return halves[0] | static_cast<std::uint32_t>(halves[1]) << 16;
 }
 
 }  // namespace trunkline::kernels::sm90
