@@ -14,7 +14,9 @@ parser.add_argument("--model", help="folder with config.json and safetensors")
 parser.add_argument("-n", type=int, default=16)
 parser.add_argument("--prompt-tokens", type=int, default=500)
 parser.add_argument("--new-tokens", type=int, default=32)
+parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
+torch.manual_seed(args.seed)
 
 small = LlamaConfig(
     vocab_size=1000, hidden_size=128, intermediate_size=256, num_layers=2, num_qo_heads=8, num_kv_heads=2, head_dim=16
@@ -24,7 +26,11 @@ page_size = 16
 pages_of_prompt = -(-args.prompt_tokens // page_size)
 pages_of_sample = -(-args.new_tokens // page_size) + 1
 engine = Engine(
-    Llama(weights), num_pages=pages_of_prompt + args.n * pages_of_sample, page_size=page_size, max_requests=args.n
+    Llama(weights),
+    num_pages=pages_of_prompt + args.n * pages_of_sample,
+    page_size=page_size,
+    max_requests=args.n,
+    seed=args.seed,
 )
 
 prompt = torch.randint(0, weights.config.vocab_size, (args.prompt_tokens,)).tolist()

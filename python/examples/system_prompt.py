@@ -13,12 +13,14 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--chats", type=int, default=8)
 parser.add_argument("--turns", type=int, default=3)
 parser.add_argument("--system-tokens", type=int, default=300)
+parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
+torch.manual_seed(args.seed)
 
 config = LlamaConfig(
     vocab_size=1000, hidden_size=128, intermediate_size=256, num_layers=2, num_qo_heads=8, num_kv_heads=2, head_dim=16
 )
-engine = Engine(Llama(Weights.random(config)), num_pages=2048, max_requests=args.chats)
+engine = Engine(Llama(Weights.random(config)), num_pages=2048, max_requests=args.chats, seed=args.seed)
 
 
 def random_tokens(n: int) -> list[int]:

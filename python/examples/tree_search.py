@@ -17,7 +17,9 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--width", type=int, default=8, help="branches that live on")
 parser.add_argument("--children", type=int, default=3, help="of each branch")
 parser.add_argument("--depth", type=int, default=12)
+parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
+torch.manual_seed(args.seed)
 
 PAGE = 8
 config = LlamaConfig(
