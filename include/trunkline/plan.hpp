@@ -99,7 +99,7 @@ struct Plan {
   /// "items[3]".
   void check(const Forest& forest) const;
   /// For people, with the shared nodes and those that cost most, 40 at most; and the same facts, every node, as one
-  /// JSON object.
+  /// JSON object. Throws invalid_argument for a forest of other nodes or query tokens than the planned one.
   std::string explain(const Forest& forest) const;
   std::string explain_json(const Forest& forest) const;
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/check.hpp"
 #include "trunkline/plan.hpp"
 
 namespace trunkline {
@@ -105,9 +106,20 @@ class Json {
   std::string text_;
 };
 
+// A forest that has changed since would be read beyond its end, or another's nodes be named.
+void check_planned(const Plan& plan, const Forest& forest) {
+  const auto shape = [](std::size_t num_nodes, std::int64_t num_query_tokens) {
+    return std::to_string(num_nodes) + " nodes and " + std::to_string(num_query_tokens) + " query tokens";
+  };
+  const std::string planned = shape(plan.choices.size(), std::ssize(plan.query_tokens));
+  const std::string given = shape(forest.nodes().size(), forest.num_query_tokens());
+  require(planned == given, "forest", "the planned one, of " + planned, "one of " + given);
+}
+
 }  // namespace
 
 std::string Plan::explain(const Forest& forest) const {
+  check_planned(*this, forest);
   const Totals totals = totals_of(*this);
   const auto count = [](std::size_t n) { return std::to_string(n); };
   std::string text;
@@ -172,6 +184,7 @@ std::string Plan::explain(const Forest& forest) const {
 }
 
 std::string Plan::explain_json(const Forest& forest) const {
+  check_planned(*this, forest);
   const Totals totals = totals_of(*this);
   const std::vector<std::int32_t> depth = depths(forest);
   Json shape('{'), modelled('{'), nodes('['), json('{');

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "plan/support.hpp"
+#include "trunkline/error.hpp"
 
 namespace trunkline {
 namespace {
@@ -87,6 +88,27 @@ TEST(Explain, AnEmptyBatchIsExplainedToo) {
   const Plan plan = h200_plan(forest);
   EXPECT_THAT(plan.explain(forest), HasSubstr("0 requests"));
   EXPECT_EQ(nlohmann::json::parse(plan.explain_json(forest))["nodes"].size(), 0u);
+}
+
+// An engine's forest has often moved on when a plan is looked at.
+TEST(Explain, RefusesAForestThatIsNotThePlannedOne) {
+  const Forest forest = prefix_forest(32, 4096, 256, 16);
+  const Plan plan = h200_plan(forest);
+  Forest changed = forest;
+  Deltas left;
+  left.leave = {0, 1, 2};
+  changed.advance(left);
+  for (const auto& explain : {&Plan::explain, &Plan::explain_json}) {
+    try {
+      (plan.*explain)(changed);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_STREQ(error.what(),
+                   "invalid_argument: forest: expected the planned one, of 33 nodes and 32 query tokens, got one of 30 "
+                   "nodes and 29 query tokens");
+    }
+  }
+  EXPECT_THROW(plan.explain(Forest()), Error);
 }
 
 TEST(ExplainJson, ParsesAndHoldsTheSameFacts) {
