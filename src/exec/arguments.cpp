@@ -55,6 +55,35 @@ std::int64_t token_extent(const TensorView& view) {
   return last + 1;
 }
 
+// Pieces of `piece` bytes, one every `stride` bytes, `whole` in all: the tokens of a view, the pages of a cache.
+struct Bytes {
+  std::int64_t begin, piece, stride, whole;
+};
+std::int64_t address_of(const void* data) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data)); }
+Bytes bytes_of(const TensorView& view, std::int64_t num_tokens) {
+  const auto size = static_cast<std::int64_t>(size_of(view.dtype));
+  const std::int64_t token = token_extent(view) * size, stride = view.strides[0] * size;
+  return {address_of(view.data), token, stride, (num_tokens - 1) * stride + token};
+}
+Bytes bytes_of(const KvView::Plane& plane, const KvView& kv) {
+  const auto size = static_cast<std::int64_t>(size_of(kv.dtype));
+  const std::int64_t page =
+      ((kv.page_size - 1) * plane.token_stride + (kv.num_kv_heads - 1) * plane.head_stride + kv.head_dim) * size;
+  const std::int64_t stride = plane.page_stride * size;
+  return {address_of(plane.data), page, stride, (kv.num_pages - 1) * stride + page};
+}
+
+// The pieces of one may lie in the gaps of the other: slices of one packed tensor do, and what is kept between pages.
+void require_apart(const Bytes& a, const char* a_name, const Bytes& b, const char* b_name) {
+  if (a.begin + a.whole <= b.begin || b.begin + b.whole <= a.begin) return;
+  if (b.stride > 0) {
+    const std::int64_t shift = ((a.begin - b.begin) % b.stride + b.stride) % b.stride;
+    const std::int64_t length = a.stride == b.stride ? a.piece : a.whole;
+    if (shift >= b.piece && shift + length <= b.stride) return;
+  }
+  throw Error(ErrorCode::invalid_argument, a_name, std::string("memory apart from ").append(b_name), "an overlap");
+}
+
 // Of a view of rank 2 or 3. What is written must not hit one element twice: by ascending stride, each clears the extent
 // of those below.
 void check_strides(const TensorView& view, const char* name, std::int64_t num_tokens, bool written) {
@@ -153,26 +182,21 @@ void check_lse(const TensorView& lse, const Device& device, int num_heads, std::
 void check_apart(const TensorView& written, const char* written_name, const TensorView& other, const char* other_name,
                  std::int64_t num_tokens) {
   if (num_elements(written, num_tokens) == 0 || num_elements(other, num_tokens) == 0) return;
-  struct Bytes {
-    std::int64_t begin, whole, token, token_stride;
-    Bytes(const TensorView& view, std::int64_t tokens) {
-      const auto size = static_cast<std::int64_t>(size_of(view.dtype));
-      begin = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data));
-      token = token_extent(view) * size;
-      token_stride = view.strides[0] * size;
-      whole = (tokens - 1) * token_stride + token;
-    }
-  };
-  const Bytes a(written, num_tokens), b(other, num_tokens);
-  if (a.begin + a.whole <= b.begin || b.begin + b.whole <= a.begin) return;
-  // Slices of one packed tensor: the tokens of one lie in the gaps of the other.
-  if (a.token_stride == b.token_stride && a.token_stride > 0) {
-    const std::int64_t stride = a.token_stride;
-    const std::int64_t shift = ((b.begin - a.begin) % stride + stride) % stride;
-    if (shift >= a.token && shift + b.token <= stride) return;
-  }
-  throw Error(ErrorCode::invalid_argument, written_name, std::string("memory apart from ").append(other_name),
-              "an overlap");
+  require_apart(bytes_of(written, num_tokens), written_name, bytes_of(other, num_tokens), other_name);
+}
+
+void check_apart(const TensorView& written, const char* written_name, const KvView& kv, std::int64_t num_tokens) {
+  if (num_elements(written, num_tokens) == 0 || kv.num_pages == 0) return;
+  const Bytes bytes = bytes_of(written, num_tokens);
+  require_apart(bytes, written_name, bytes_of(kv.k, kv), "kv.k");
+  require_apart(bytes, written_name, bytes_of(kv.v, kv), "kv.v");
+}
+
+void check_apart(const TensorView& written, const char* written_name, std::span<const std::byte> block,
+                 const char* block_name, std::int64_t num_tokens) {
+  if (num_elements(written, num_tokens) == 0 || block.empty()) return;
+  const auto size = static_cast<std::int64_t>(block.size());
+  require_apart(bytes_of(written, num_tokens), written_name, {address_of(block.data()), size, 0, size}, block_name);
 }
 
 void check_kv(const KvView& kv, const Device& device, const AttentionConfig& config) {

@@ -34,10 +34,14 @@ void check_rows(const TensorView& view, const char* name, const Device& device, 
 /// lse: f32 [at least num_tokens, num_heads].
 void check_lse(const TensorView& lse, const Device& device, int num_heads, std::int64_t num_tokens);
 
-/// No element of the first num_tokens rows of `written` lies in those of `other`. Memory ranges that interleave are
-/// told apart when both views have one token stride, which slices of one packed tensor do.
+/// No element of the first num_tokens rows of `written` lies in those of `other`, in the pages of `kv` or in a block of
+/// memory. Ranges that interleave are told apart when both views have one token stride, which slices of one packed
+/// tensor do, or when `written` as a whole lies between two pages.
 void check_apart(const TensorView& written, const char* written_name, const TensorView& other, const char* other_name,
                  std::int64_t num_tokens);
+void check_apart(const TensorView& written, const char* written_name, const KvView& kv, std::int64_t num_tokens);
+void check_apart(const TensorView& written, const char* written_name, std::span<const std::byte> block,
+                 const char* block_name, std::int64_t num_tokens);
 
 /// kv agrees with the config and is valid.
 void check_kv(const KvView& kv, const Device& device, const AttentionConfig& config);

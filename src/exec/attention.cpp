@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/check.hpp"
 #include "exec/arguments.hpp"
@@ -133,6 +134,11 @@ void Attention::Impl::run(Workspace::Impl& workspace, const TensorView& q, const
     exec::check_apart(lse, "lse", out, "out", num_tokens);
   }
   exec::check_kv(kv, device, config);
+  for (const auto& [written, name] : {std::pair{&out, "out"}, std::pair{&lse, "lse"}}) {
+    if (written->empty()) continue;  // lse that is not wanted
+    exec::check_apart(*written, name, kv, num_tokens);
+    exec::check_apart(*written, name, workspace.given, "the workspace's memory", num_tokens);
+  }
   const std::optional<std::int32_t> page = workspace.memory->largest_page();
   if (page && (*page < 0 || *page >= kv.num_pages)) {
     throw Error(ErrorCode::invalid_argument, "kv.num_pages",

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "exec/executor.hpp"
 
@@ -10,9 +11,12 @@ namespace trunkline {
 
 struct Workspace::Impl {
   Impl(const exec::Executor& executor, const exec::WorkspaceSizes& workspace_sizes, std::byte* block)
-      : sizes(workspace_sizes), memory(executor.make_memory(workspace_sizes, block)) {}
+      : sizes(workspace_sizes), memory(executor.make_memory(workspace_sizes, block)) {
+    if (block != nullptr) given = {block, executor.block_bytes(workspace_sizes)};
+  }
 
   exec::WorkspaceSizes sizes;
+  std::span<const std::byte> given;  // the caller's memory that it lies in, if any
   std::unique_ptr<exec::WorkspaceMemory> memory;
 
   Plan plan;   // the last one that was made

@@ -255,6 +255,56 @@ TEST_F(Planned, Overlaps) {
                "invalid_argument: lse: expected memory apart from q, got an overlap");
 }
 
+TEST_F(Planned, OverlapsWithTheCache) {
+  const KvView kv = batch.kv();
+  const auto message = [](const char* written, const char* plane) {
+    return std::string("invalid_argument: ") + written + ": expected memory apart from kv." + plane +
+           ", got an overlap";
+  };
+  TensorView out = batch.out(), lse = batch.lse();
+  const std::int64_t half = kv.k.page_stride / 2;  // K and V take turns
+  out.data = static_cast<float*>(kv.k.data) + half - 1;
+  expect_error(run(batch.q(), kv, out), message("out", "k"));
+  out.data = static_cast<float*>(kv.v.data) + (kv.num_pages - 1) * kv.v.page_stride + half - 1;
+  expect_error(run(batch.q(), kv, out), message("out", "v"));
+  lse.data = kv.v.data;
+  expect_error(run(batch.q(), kv, batch.out(), lse), message("lse", "v"));
+}
+
+TEST_F(Planned, BetweenPagesIsNoOverlap) {
+  const TensorView out = batch.out();
+  const std::int64_t page = 16 * 2 * 64, room = 3 * out.strides[0];  // elements of a page, and of all rows of out
+  KvView kv = batch.kv();
+  std::vector<float> memory(static_cast<std::size_t>((2 * page + room) * kv.num_pages));
+  kv.k = {memory.data(), 2 * page + room, 128, 64};
+  kv.v = {memory.data() + page + room, 2 * page + room, 128, 64};
+  TensorView between = out;
+  between.data = memory.data() + 2 * page + room + page;  // after K of page 1, right up to V
+  EXPECT_NO_THROW(run(batch.q(), kv, between)());
+  between.data = static_cast<float*>(between.data) + 1;
+  expect_error(run(batch.q(), kv, between), "invalid_argument: out: expected memory apart from kv.v, got an overlap");
+}
+
+TEST_F(Planned, OverlapsWithTheWorkspacesMemory) {
+  const std::size_t bytes = attention.workspace_bytes();
+  std::vector<std::byte> memory(bytes + 64);
+  void* aligned = memory.data();
+  std::size_t space = memory.size();
+  std::align(64, bytes, aligned, space);
+  Workspace given(attention, aligned, bytes);
+  attention.plan(batch.forest(), given);
+  const std::vector<std::byte> before = memory;
+  for (const std::size_t at : {std::size_t{0}, bytes / 8 * 4}) {
+    TensorView out = batch.out(), lse = batch.lse();
+    out.data = lse.data = static_cast<std::byte*>(aligned) + at;
+    expect_error([&] { attention.run(given, batch.q(), batch.kv(), out); },
+                 "invalid_argument: out: expected memory apart from the workspace's memory, got an overlap");
+    expect_error([&] { attention.run(given, batch.q(), batch.kv(), batch.out(), lse); },
+                 "invalid_argument: lse: expected memory apart from the workspace's memory, got an overlap");
+  }
+  EXPECT_EQ(memory, before);
+}
+
 TEST_F(Planned, SlicesOfOnePackedTensorAreNoOverlap) {
   std::vector<float> packed(3 * 512, 0.5f);
   const auto slice = [&](std::int64_t from) {
