@@ -34,8 +34,9 @@ struct ExecutionOptions {
 
 /// Exact attention of a batch over paged KV. Immutable after construction and safe to share by threads: kernel and grid
 /// depend on config and capacity alone. On the CPU it owns the thread pool that was asked for; runs of several threads
-/// take turns on it (with num_threads = 1 each computes on its caller, at the same time). The same plan and inputs give
-/// the same bits on every run and with every number of threads.
+/// take turns on it (with num_threads = 1 each computes on its caller, at the same time). Its threads do not follow a
+/// fork: in the child a run of several throws unsupported. The same plan and inputs give the same bits on every run and
+/// with every number of threads.
 ///
 /// On CUDA, plan and run enqueue work on a stream and return. `run` may be captured into a graph: the launch finds the
 /// plan of the moment in the workspace, so between replays `plan` moves on to another forest. A capture holds the
@@ -59,7 +60,8 @@ class Attention {
 
   /// Computes out and lse of the planned batch. The KV of the new tokens is already in the pages.
   ///   q, out    [sum(qo_lens) or more, num_qo_heads, head_dim], q_dtype, contiguous head_dim, caller's order; no
-  ///             element of out is another of out, or one of q (slices of one packed tensor are fine)
+  ///             element of out is another of out, one of q (slices of one packed tensor are fine), or lies in a page
+  ///             or in memory that the workspace was given; nor does one of lse
   ///   kv        as the config says; every page of the planned tables lies in [0, kv.num_pages)
   ///   lse       f32 [sum(qo_lens) or more, num_qo_heads], natural logarithm, or an empty view when not wanted
   ///   seq_lens  optional, on the device, int32 [num_requests], each 0 to the planned one: rows see nothing beyond. On

@@ -1,5 +1,7 @@
 #include "exec/thread_pool.hpp"
 
+#include <pthread.h>
+
 #include <string>
 #include <system_error>
 
@@ -20,11 +22,21 @@ inline void pause() noexcept {
 #endif
 }
 
+// How many forks lie between the program's start and this process.
+std::atomic<int> num_forks{0};
+
+int count_forks() {
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { num_forks.fetch_add(1, std::memory_order_relaxed); });
+  return num_forks.load(std::memory_order_relaxed);
+}
+
 }  // namespace
 
 // With more threads than the machine has, who spins keeps a core from who computes.
 ThreadPool::ThreadPool(int num_threads)
-    : spins_(static_cast<unsigned>(num_threads) <= std::thread::hardware_concurrency() ? max_spins : 0) {
+    : spins_(static_cast<unsigned>(num_threads) <= std::thread::hardware_concurrency() ? max_spins : 0),
+      forks_(count_forks()) {
   workers_.reserve(static_cast<std::size_t>(num_threads - 1));
   try {
     for (int thread = 1; thread < num_threads; ++thread) {
@@ -41,6 +53,11 @@ ThreadPool::ThreadPool(int num_threads)
 ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() noexcept {
+  if (count_forks() != forks_) {  // of a parent, where they run on
+    for (std::thread& worker : workers_) worker.detach();
+    workers_.clear();
+    return;
+  }
   stopping_ = true;
   start_.fetch_add(1, std::memory_order_release);
   start_.notify_all();
@@ -48,7 +65,7 @@ void ThreadPool::stop() noexcept {
   workers_.clear();
 }
 
-void ThreadPool::run(const Job& job) noexcept {
+void ThreadPool::run(const Job& job) {
   std::int64_t units = 0;
   for (int phase = 0; phase < job.num_phases(); ++phase) units += job.num_units(phase);
   if (units == 0) return;
@@ -57,6 +74,10 @@ void ThreadPool::run(const Job& job) noexcept {
       for (std::int64_t unit = 0; unit < job.num_units(phase); ++unit) job.work(phase, unit, 0);
     }
     return;
+  }
+  if (count_forks() != forks_) {
+    throw Error(ErrorCode::unsupported, "num_threads", "an Attention made by this process, where it has several",
+                "one made before the process was forked off, whose threads stayed behind");
   }
   const std::lock_guard turn(turn_);
   job_ = &job;

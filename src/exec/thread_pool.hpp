@@ -37,8 +37,9 @@ class ThreadPool {
   int size() const noexcept { return static_cast<int>(workers_.size()) + 1; }
 
   /// Runs the job on all threads and returns when it is done. Callers of a pool of several threads take turns; a pool
-  /// of one computes on its callers, which do not wait for each other.
-  void run(const Job& job) noexcept;
+  /// of one computes on its callers, which do not wait for each other. Throws unsupported in a process that was forked
+  /// off after the pool was made: its threads stayed behind.
+  void run(const Job& job);
 
  private:
   void worker_main(int thread) noexcept;
@@ -49,6 +50,7 @@ class ThreadPool {
 
   std::mutex turn_;
   int spins_;
+  int forks_;                 // that this process has behind it, counted when the pool was made
   bool stopping_ = false;     // published by start_
   const Job* job_ = nullptr;  // published by start_
 

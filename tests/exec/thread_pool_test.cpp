@@ -1,12 +1,17 @@
 #include "exec/thread_pool.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <thread>
 #include <vector>
+
+#include "trunkline/error.hpp"
 
 namespace trunkline::exec {
 namespace {
@@ -93,6 +98,32 @@ TEST_P(ThreadPoolSizes, CallersTakeTurns) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exec, ThreadPoolSizes, ::testing::Values(1, 2, 3, 8));
+
+// The threads of a pool stay behind: a job must not wait for them, nor the end of the pool.
+TEST(ThreadPool, RefusesToRunInAForkedProcess) {
+  auto pool = std::make_unique<ThreadPool>(2);
+  pool->run(CountingJob({16}, 1));
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);  // ends a child that waits for ever
+    int status = 1;
+    try {
+      pool->run(CountingJob({16}, 1));
+    } catch (const Error& error) {
+      status = error.code() == ErrorCode::unsupported && error.argument() == "num_threads" ? 0 : 2;
+    }
+    pool.reset();
+    _exit(status);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "the child was ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  const CountingJob job({64}, 1);
+  pool->run(job);  // the parent's goes on
+  EXPECT_TRUE(job.each_ran_once());
+}
 
 // Both threads must be at work at once: each waits for the other.
 TEST(ThreadPool, UnitsRunAtTheSameTime) {
