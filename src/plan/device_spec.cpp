@@ -4,11 +4,12 @@
 namespace trunkline {
 
 // Fitted to 150 cold times of the Hopper kernel at commit df206e1, every strategy, on the grids of decode,
-// ChunkAttention, Hydragen, the ThunderKittens port and small batches. At commit 590f64c (docs/benchmarks/hopper_*.json)
-// `auto` on the decode grid is modelled within 15 %, but for 64 x 16384 (17 % too long), whose row tiles read tokens
-// again, from L2; and no shape of any grid is shared that was measured faster unshared. A cold run includes what the
-// model does not see apart: the launch and the chains of loads at the start, behind an emptied L2. Unshared reads of
-// the same pages come from L2 in part too: the model takes them for 1.3 to 1.6 times as long as they are.
+// ChunkAttention, Hydragen, the ThunderKittens port and small batches. At commit 590f64c
+// (docs/benchmarks/hopper_*.json) `auto` on the decode grid is modelled within 15 %, but for 64 x 16384 (17 % too
+// long), whose row tiles read tokens again, from L2; and no shape of any grid is shared that was measured faster
+// unshared. A cold run includes what the model does not see apart: the launch and the chains of loads at the start,
+// behind an emptied L2. Unshared reads of the same pages come from L2 in part too: the model takes them for 1.3 to 1.6
+// times as long as they are.
 DeviceSpec DeviceSpec::h200() {
   DeviceSpec spec;
   spec.name = "NVIDIA H200";
