@@ -80,6 +80,11 @@ class Attention {
   const DeviceSpec& device_spec() const noexcept;
   /// The kernel that runs, "cpu/avx3", "cuda/sm90".
   const std::string& kernel() const noexcept;
+  /// How many times `ReferenceResult::lse_bound` its lse may be off: 1, but 1 + head_dim / 32 for cuda/sm90. The bound
+  /// is of sums rounded to nearest; Hopper's matrix units cut off what does not fit and lose up to an ulp (half of the
+  /// bound, at least) with every 16 products, in one direction when scores have one sign. `out` keeps its bound: an
+  /// error common to all scores of a row drops out.
+  double lse_bound_factor() const noexcept;
   int num_threads() const noexcept;
   int num_ctas() const noexcept;  // 0 on the CPU
 

@@ -171,6 +171,7 @@ const Capacity& Attention::capacity() const noexcept { return impl_->capacity; }
 const Device& Attention::device() const noexcept { return impl_->device; }
 const DeviceSpec& Attention::device_spec() const noexcept { return impl_->executor->device_spec(); }
 const std::string& Attention::kernel() const noexcept { return impl_->executor->kernel(); }
+double Attention::lse_bound_factor() const noexcept { return impl_->executor->lse_bound_factor(); }
 int Attention::num_threads() const noexcept { return impl_->executor->num_threads(); }
 int Attention::num_ctas() const noexcept { return impl_->executor->num_ctas(); }
 

@@ -53,6 +53,7 @@ class Executor {
   virtual const std::string& kernel() const noexcept = 0;
   /// What to plan with.
   virtual const DeviceSpec& device_spec() const noexcept = 0;
+  virtual double lse_bound_factor() const noexcept { return 1; }
   virtual int num_threads() const noexcept { return 1; }
   virtual int num_ctas() const noexcept { return 0; }
 

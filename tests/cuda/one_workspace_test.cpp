@@ -59,7 +59,7 @@ TEST_P(CudaOneWorkspace, ForestAfterForest) {
       const Case one = next_case(random, shape);
       ASSERT_LE(one.batch.max_pages(), most_pages);
       const Problem problem(one.batch, one.shape, one.options);
-      const Verdict verdict = problem.judge(problem.forest(), target, attention, workspace);
+      const Verdict verdict = problem.judge(problem.forest(), attention, workspace);
       ASSERT_EQ(verdict.wrong, "") << "step " << step << ": " << describe(one);
     }
   }

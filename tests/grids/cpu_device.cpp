@@ -19,7 +19,7 @@ Shape nearest_covered(Shape shape) { return shape; }
 std::vector<Target> targets(const Shape&) {
   std::vector<Target> result;
   for (const std::string& name : simd_targets()) {
-    Target& target = result.emplace_back(Target{name, {}, {}, 0});
+    Target& target = result.emplace_back(Target{name, {}, {}});
     target.execution.simd_target = name;
   }
   return result;

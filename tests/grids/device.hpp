@@ -24,10 +24,6 @@ struct Target {
   std::string name;  // the SIMD target, or the kernel
   Device device;
   ExecutionOptions execution;
-  /// What the kernel's lse may be off beside the reference's bound, in ulps of f32 at the largest score. The bound is
-  /// of sums rounded to nearest; matrix units that cut off what does not fit lose up to an ulp at each of their steps,
-  /// all in one direction. `out` gets none of it: an error common to all scores of a row drops out.
-  double lse_ulps = 0;
 };
 
 /// The shape nearest to this one that some kernel of the device computes. Grids ask for shapes as published; what is

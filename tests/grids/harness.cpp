@@ -271,11 +271,10 @@ Verdict Problem::run(const Forest& forest, Strategy strategy, const Target& targ
   }
   const Attention attention(config(strategy), capacity, target.device, execution);
   Workspace workspace(attention);
-  return judge(forest, target, attention, workspace);
+  return judge(forest, attention, workspace);
 }
 
-Verdict Problem::judge(const Forest& forest, const Target& target, const Attention& attention,
-                       Workspace& workspace) const {
+Verdict Problem::judge(const Forest& forest, const Attention& attention, Workspace& workspace) const {
   attention.plan(forest, workspace, stream());
   try {
     workspace.plan().check(forest);
@@ -284,7 +283,7 @@ Verdict Problem::judge(const Forest& forest, const Target& target, const Attenti
   }
 
   const Results results = carry_out_run(Way::direct, attention, workspace);
-  Verdict verdict = compare(results, target);
+  Verdict verdict = compare(results, attention.lse_bound_factor());
   const std::vector<Way> all_ways = ways();
   for (auto way = all_ways.begin() + 1; way != all_ways.end() && verdict.wrong.empty(); ++way) {
     const Results again = carry_out_run(*way, attention, workspace);

@@ -65,7 +65,7 @@ class Problem {
   /// for, is within the reference's bounds. The forest must be of this batch, in the batch's order.
   Verdict judge(const Forest& forest) const;
   /// The same for one attention of this problem's shape, and a workspace that may have served other batches before.
-  Verdict judge(const Forest& forest, const Target& target, const Attention& attention, Workspace& workspace) const;
+  Verdict judge(const Forest& forest, const Attention& attention, Workspace& workspace) const;
   /// Expects nothing to be wrong, and returns the worst error.
   double expect_exact(const Forest& forest) const;
 
@@ -92,7 +92,7 @@ class Problem {
   AttentionConfig config(Strategy strategy) const;
   Verdict run(const Forest& forest, Strategy strategy, const Target& target) const;
   Results carry_out_run(Way way, const Attention& attention, Workspace& workspace) const;
-  Verdict compare(const Results& results, const Target& target) const;
+  Verdict compare(const Results& results, double lse_bound_factor) const;
   std::string check_unsampled(const Results& results) const;
 
   Batch batch_;

@@ -38,7 +38,8 @@ class CudaExecutor final : public Executor {
       : device_(checked_device(device)),
         kernel_(find_kernel(options.kernel, config, attribute(cudaDevAttrComputeCapabilityMajor, device_),
                             attribute(cudaDevAttrComputeCapabilityMinor, device_))),
-        name_(std::string("cuda/") + kernel_.name) {
+        name_(std::string("cuda/") + kernel_.name),
+        lse_bound_factor_(1 + 0.5 * (kernel_.products_per_ulp == 0 ? 0 : config.head_dim / kernel_.products_per_ulp)) {
     const DeviceGuard guard(device_);
     const int ctas_per_sm = kernel_.prepare(config.head_dim, to_element(config.q_dtype));
     check(static_cast<cudaError_t>(ctas_per_sm < 0 ? -ctas_per_sm : 0), "prepare");
@@ -53,6 +54,7 @@ class CudaExecutor final : public Executor {
 
   const std::string& kernel() const noexcept override { return name_; }
   const DeviceSpec& device_spec() const noexcept override { return device_spec_; }
+  double lse_bound_factor() const noexcept override { return lse_bound_factor_; }
   int num_ctas() const noexcept override { return num_ctas_; }
 
   void complete(WorkspaceSizes& sizes) const override {
@@ -102,6 +104,7 @@ class CudaExecutor final : public Executor {
   int device_;
   const Kernel& kernel_;
   std::string name_;
+  double lse_bound_factor_;
   int num_ctas_ = 0;
   DeviceSpec device_spec_;
 };
