@@ -85,7 +85,7 @@ def readme_results():
 {table(header, rows)}
 
 Plain decode is `unshared` on the same kernels; the floor is the longer of reading the distinct KV once and the
-operations at OpenBLAS' rate. All figures: [docs/benchmarks/cpu.md](docs/benchmarks/cpu.md)."""
+operations at OpenBLAS' rate. Commit {load(picks[0][0])['commit']}. All figures: [docs/benchmarks/cpu.md](docs/benchmarks/cpu.md)."""
 
 
 def write_cpu_page():
@@ -131,6 +131,8 @@ def main():
     if load("hopper_decode"):
         (FOLDER / "hopper.md").write_text(hopper_tables.page(FOLDER))
         text = replace_marked(text, "Hopper results", hopper_tables.readme_results(FOLDER))
+    if python_results := python_tables.readme_results(FOLDER):
+        text = replace_marked(text, "Python results", python_results)
     readme.write_text(text)
     python_page = python_tables.page(FOLDER)
     if python_page:

@@ -247,4 +247,4 @@ def readme_results(folder):
 {table(header, lines)}
 
 {peer_line(decode['rows'], peers)} {summary_line(decode['rows'])} The floor is measured in the same run: the longer of reading the distinct pages once and
-the operations at cuBLAS' rate. All figures: [docs/benchmarks/hopper.md](docs/benchmarks/hopper.md)."""
+the operations at cuBLAS' rate. Commit {decode['commit']}. All figures: [docs/benchmarks/hopper.md](docs/benchmarks/hopper.md)."""

@@ -101,6 +101,21 @@ def host_table(result, cpp):
     return table(["call", "requests x tokens", "host us", "p10", "p90"], lines)
 
 
+def readme_results(folder):
+    """A decode step of the batch and prefix where sharing saves most, or None where nothing was measured."""
+    result = load("python_generate", folder)
+    if not result:
+        return None
+    auto = {row["label"]: row for row in result["rows"] if row["strategy"] == "auto"}
+    others = [row for row in result["rows"] if row["strategy"] == "unshared" and row["label"] in auto]
+    unshared = max(others, key=lambda row: row["times_auto"])
+    shared, case, model = auto[unshared["label"]], unshared["case"], result["model"]
+    return f"""On an {result['device']['gpu']['name'].removeprefix('NVIDIA ')} a decode step of a model of Llama 3 8B's shape \
+({model['num_layers']} layers, {model['num_qo_heads']}/{model['num_kv_heads']} heads, {shared['dtype']}, random weights) takes
+{shared['step_ms']['median']:.1f} ms for {case['batch']} requests that share {case['prefix'] // 1024} K tokens, {unshared['step_ms']['median']:.1f} ms with the same loop unshared (commit {result['commit']}):
+[docs/benchmarks/python.md](docs/benchmarks/python.md)."""
+
+
 def page(folder):
     """The Markdown, or None where nothing was measured."""
     gpu, flex = load("python_attention", folder), load("python_flex", folder)
