@@ -275,11 +275,40 @@ def test_few_pages(num_pages):
     engine.tree.check_integrity()
 
 
-def test_pages_run_out_for_good():
-    for prompt, num_new in ((range(2, 20), 2), (range(2, 16), 8)):
-        engine = make_engine(make_model("llama"), num_pages=4)
-        with pytest.raises(MemoryError):
-            engine.generate([prompt], SamplingParams(max_new_tokens=num_new))
+def test_what_the_pages_never_hold_is_refused():
+    model, base = make_model("llama"), list(range(2, 40))
+    engine = make_engine(model, num_pages=4)
+    for num_tokens, num_new in ((18, 2), (16, 2), (14, 4)):
+        message = rf"prompt: expected KV of at most 16 tokens in 4 pages, got {num_tokens} \+ {num_new} - 1"
+        with pytest.raises(ValueError, match=message):
+            engine.add(base[:num_tokens], SamplingParams(max_new_tokens=num_new))
+    assert engine.num_unfinished == 0
+    # As many as they hold are served, side by side and sample by sample.
+    for num_tokens, num_new in ((16, 1), (14, 3), (3, 14)):
+        prompts = [base[i : i + num_tokens] for i in range(2)]
+        samples = engine.generate(prompts, SamplingParams(max_new_tokens=num_new, n=3))
+        assert samples == [[expected] * 3 for expected in expected_tokens(model, prompts, num_new)]
+        engine.tree.check_integrity()
+
+
+@pytest.mark.parametrize("max_prefill_tokens", [5, 64])
+def test_a_prompt_that_does_not_fit_beside_held_pages_is_dropped(max_prefill_tokens):
+    model, base = make_model("llama"), list(range(2, 40))
+    engine = make_engine(model, num_pages=4, max_prefill_tokens=max_prefill_tokens)
+    engine.generate([base[:8]], SamplingParams(max_new_tokens=1))
+    lock = engine.tree.lock(base[:8])
+    large, small = base[20:34], base[30:34]
+    dropped, kept = (engine.add(prompt, SamplingParams(max_new_tokens=3)) for prompt in (large, small))
+    with pytest.raises(MemoryError):
+        for _ in range(4):
+            engine.step()
+    assert engine.num_unfinished == 1
+    while engine.num_unfinished:
+        engine.step()
+    assert not dropped.finished and kept.samples == expected_tokens(model, [small], 3)
+    engine.tree.unlock(lock)
+    assert engine.generate([large], SamplingParams(max_new_tokens=3)) == [expected_tokens(model, [large], 3)]
+    engine.tree.check_integrity()
 
 
 @pytest.mark.parametrize("num_new", [1, 20])

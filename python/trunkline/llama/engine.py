@@ -146,7 +146,8 @@ class Engine:
         Raises
         ------
         ValueError
-            For an empty prompt, tokens outside the vocabulary, or more tokens or samples than the engine is made for.
+            For an empty prompt, tokens outside the vocabulary, more tokens or samples than the engine is made for, or more
+            KV than all of its pages hold.
         """
         params = params or SamplingParams()
         prompt = [int(token) for token in prompt]
@@ -156,6 +157,12 @@ class Engine:
             raise ValueError(
                 f"prompt: expected at most {self._max_seq_len} tokens with the new ones, "
                 f"got {len(prompt)} + {params.max_new_tokens}"
+            )
+        num_kept = len(prompt) + params.max_new_tokens - 1  # nothing follows the last token, so its KV is not computed
+        if num_kept > self._pool.num_pages * self._page_size:
+            raise ValueError(
+                f"prompt: expected KV of at most {self._pool.num_pages * self._page_size} tokens in {self._pool.num_pages} "
+                f"pages, got {len(prompt)} + {params.max_new_tokens} - 1"
             )
         if params.n > self._max_requests:
             raise ValueError(f"n: expected at most max_requests {self._max_requests}, got {params.n}")
@@ -173,6 +180,12 @@ class Engine:
     def step(self) -> None:
         """Admit what fits and run the model once. The tokens that this step samples are taken by the next one, which
         has the device at work before it waits for them; what ends by its length alone is not run any further.
+
+        Raises
+        ------
+        MemoryError
+            When nothing else runs and the first prompt that waits still does not fit, for somebody holds pages in
+            :attr:`tree`. That prompt is dropped and its generation never finishes; the others go on with the next step.
         """
         if not self.num_unfinished:
             raise RuntimeError("step: expected a prompt, got none")

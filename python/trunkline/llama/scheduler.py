@@ -164,7 +164,10 @@ class Scheduler:
                 if self._running:
                     break
                 # The oldest sequence may want what its own cached prefix takes where that was copied often: without it.
-                if not self._tree.evict(self._tree.pool.num_pages):
+                if not self._tree.evict(self._tree.pool.num_pages) or not self._fits(known):
+                    # Somebody holds pages in the tree. Whoever waits behind may fit.
+                    self._waiting.popleft()
+                    self.num_unfinished -= 1
                     raise
                 continue
             self._running.append(self._waiting.popleft())
@@ -180,6 +183,12 @@ class Scheduler:
         self._waiting.extendleft(reversed(delayed))
         if rows:
             self._rows = np.concatenate([self._rows, np.array(rows, ROW)])
+
+    def _fits(self, known: np.ndarray) -> bool:
+        """Whether there are pages for all these tokens and not for a first piece only, when nothing can be evicted."""
+        page_size = self._tree.page_size
+        num_pages = -(-len(known) // page_size) - self._tree.match_length(known) // page_size
+        return bool(num_pages <= self._tree.num_available_pages)
 
     def launched(self, step: Step) -> None:
         """The device has the step: what it computes of prompts is anybody's from now on, a prompt with n samples parts
