@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -419,9 +420,17 @@ def test_top_p_keeps_the_fewest_likely_tokens():
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature: expected at least 0, got -1.0"),
-        ({"top_p": 0.0}, r"top_p: expected within \(0, 1\], got 0.0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens: expected an integer, got 2.5"),
+        ({"temperature": -1.0}, "temperature: expected a number of at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: expected a number of at least 0, got nan"),
+        ({"temperature": "hot"}, "temperature: expected a number of at least 0, got 'hot'"),
+        ({"top_p": 0.0}, r"top_p: expected a number within \(0, 1\], got 0.0"),
+        ({"top_p": None}, r"top_p: expected a number within \(0, 1\], got None"),
         ({"n": 0}, "n: expected at least 1, got 0"),
+        ({"n": 1.5}, "n: expected an integer, got 1.5"),
+        ({"n": True}, "n: expected an integer, got True"),
+        ({"stop_tokens": 5}, "stop_tokens: expected integers, got 5"),
+        ({"stop_tokens": (5, 6.0)}, r"stop_tokens\[1\]: expected an integer, got 6.0"),
     ],
 )
 def test_bad_sampling_params(options, message):
@@ -429,11 +438,46 @@ def test_bad_sampling_params(options, message):
         SamplingParams(**options)
 
 
+def test_integers_of_other_libraries_are_taken():
+    params = SamplingParams(max_new_tokens=np.int64(4), n=torch.tensor(2), stop_tokens=[np.int32(3), 4])
+    assert params == SamplingParams(max_new_tokens=4, n=2, stop_tokens=(3, 4))
+    engine, prompt = make_engine(make_model("llama")), [5, 6, 7]
+    for given in (np.array(prompt, np.int32), torch.tensor(prompt), iter(prompt)):
+        assert engine.add(given).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_pages": 0}, "num_pages: expected at least 1, got 0"),
+        ({"page_size": 4.0}, "page_size: expected an integer, got 4.0"),
+        ({"max_requests": 0}, "max_requests: expected at least 1, got 0"),
+        ({"max_seq_len": -5}, "max_seq_len: expected at least 1, got -5"),
+        ({"max_prefill_tokens": 0}, "max_prefill_tokens: expected at least 1, got 0"),
+        ({"seed": "1"}, "seed: expected an integer, got '1'"),
+        ({"num_threads": 0, "attention": "none"}, "num_threads: expected at least 1, got 0"),
+    ],
+)
+def test_bad_engine_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_engine(make_model("llama"), **options)
+
+
 def test_bad_prompts():
     engine = make_engine(make_model("llama"))
-    for prompt in ([], [97], [-1]):
-        with pytest.raises(ValueError, match="prompt: expected at least one token in"):
+    for prompt, message in (
+        ([], "prompt: expected at least one token, got none"),
+        ([5, 97], r"prompt\[1\]: expected a token in \[0, 97\), got 97"),
+        ([-1], r"prompt\[0\]: expected a token in \[0, 97\), got -1"),
+        ([1.7, 2.2], r"prompt\[0\]: expected an integer, got 1.7"),
+        ("12", r"prompt\[0\]: expected an integer, got '1'"),
+        (12, "prompt: expected integers, got 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
             engine.add(prompt)
+    with pytest.raises(ValueError, match=r"prompts\[1\]\[0\]: expected a token in \[0, 97\), got 99"):
+        engine.generate([[1, 2], [99]])
+    assert engine.num_unfinished == 0  # not the good one either
     with pytest.raises(ValueError, match=r"prompt: expected at most 256 tokens with the new ones, got 250 \+ 16"):
         engine.add([2] * 250, SamplingParams(max_new_tokens=16))
     with pytest.raises(ValueError, match="n: expected at most max_requests 16, got 17"):

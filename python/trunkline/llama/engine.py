@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 import trunkline as tl
 
+from ..checks import integer, integers
 from ..paged_layers import KvPages, StepAttention
 from .attention import AttentionBackend, DenseSdpaAttention, NoAttention, TrunklineAttention
 from .batch_forest import BatchForest
@@ -60,6 +61,11 @@ class Engine:
     num_threads : int, optional
         CPU threads of the attention; default PyTorch's.
 
+    Raises
+    ------
+    ValueError
+        Naming the parameter.
+
     Examples
     --------
     >>> from trunkline.llama import Engine, Llama, LlamaConfig, SamplingParams, Weights
@@ -89,11 +95,16 @@ class Engine:
     ) -> None:
         if cuda_graphs and (model.device.type != "cuda" or attention == "sdpa"):
             raise ValueError(f"cuda_graphs: expected False on {model.device.type} with attention '{attention}'")
+        max_seq_len = model.config.max_position_embeddings if max_seq_len is None else max_seq_len
+        num_pages, page_size = integer("num_pages", num_pages, least=1), integer("page_size", page_size, least=1)
+        self._max_requests = max_requests = integer("max_requests", max_requests, least=1)
+        self._max_seq_len = integer("max_seq_len", max_seq_len, least=1)
+        self._max_prefill_tokens = max_prefill_tokens = integer("max_prefill_tokens", max_prefill_tokens, least=1)
+        seed = integer("seed", seed)
+        if num_threads is not None:
+            integer("num_threads", num_threads, least=1)
         self.model = model
         self.stats = EngineStats()
-        self._max_requests = max_requests
-        self._max_seq_len = model.config.max_position_embeddings if max_seq_len is None else max_seq_len
-        self._max_prefill_tokens = max_prefill_tokens
         self._page_size = page_size
         self._pool = tl.PagePool(num_pages, page_size)
         self._tree = tl.PrefixTree(self._pool)
@@ -146,33 +157,52 @@ class Engine:
         Raises
         ------
         ValueError
-            For an empty prompt, tokens outside the vocabulary, more tokens or samples than the engine is made for, or more
-            KV than all of its pages hold.
+            For an empty prompt, tokens that are no integers or outside the vocabulary, more tokens or samples than the
+            engine is made for, or more KV than all of its pages hold.
         """
-        params = params or SamplingParams()
-        prompt = [int(token) for token in prompt]
-        if not prompt or not all(0 <= token < self.model.config.vocab_size for token in prompt):
-            raise ValueError(f"prompt: expected at least one token in [0, {self.model.config.vocab_size})")
-        if len(prompt) + params.max_new_tokens > self._max_seq_len:
+        generation = self._generation("prompt", prompt, params or SamplingParams())
+        self._queue(generation)
+        return generation
+
+    def _generation(self, name: str, prompt: Iterable[int], params: SamplingParams) -> Generation:
+        tokens, vocab_size = integers(name, prompt), self.model.config.vocab_size
+        if not tokens:
+            raise ValueError(f"{name}: expected at least one token, got none")
+        if min(tokens) < 0 or max(tokens) >= vocab_size:
+            index = next(i for i, token in enumerate(tokens) if not 0 <= token < vocab_size)
+            raise ValueError(f"{name}[{index}]: expected a token in [0, {vocab_size}), got {tokens[index]}")
+        if len(tokens) + params.max_new_tokens > self._max_seq_len:
             raise ValueError(
-                f"prompt: expected at most {self._max_seq_len} tokens with the new ones, "
-                f"got {len(prompt)} + {params.max_new_tokens}"
+                f"{name}: expected at most {self._max_seq_len} tokens with the new ones, "
+                f"got {len(tokens)} + {params.max_new_tokens}"
             )
-        num_kept = len(prompt) + params.max_new_tokens - 1  # nothing follows the last token, so its KV is not computed
+        num_kept = len(tokens) + params.max_new_tokens - 1  # nothing follows the last token, so its KV is not computed
         if num_kept > self._pool.num_pages * self._page_size:
             raise ValueError(
-                f"prompt: expected KV of at most {self._pool.num_pages * self._page_size} tokens in {self._pool.num_pages} "
-                f"pages, got {len(prompt)} + {params.max_new_tokens} - 1"
+                f"{name}: expected KV of at most {self._pool.num_pages * self._page_size} tokens in "
+                f"{self._pool.num_pages} pages, got {len(tokens)} + {params.max_new_tokens} - 1"
             )
         if params.n > self._max_requests:
             raise ValueError(f"n: expected at most max_requests {self._max_requests}, got {params.n}")
-        generation = Generation(prompt, params)
-        self._scheduler.add(Sequence(generation, list(prompt), params.n))
-        return generation
+        return Generation(tokens, params)
+
+    def _queue(self, generation: Generation) -> None:
+        self._scheduler.add(Sequence(generation, generation.prompt.copy(), generation.params.n))
 
     def generate(self, prompts: Iterable[Iterable[int]], params: SamplingParams | None = None) -> list[list[list[int]]]:
-        """The new tokens of every sample of every prompt."""
-        generations = [self.add(prompt, params) for prompt in prompts]
+        """The new tokens of every sample of every prompt.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`add`; no prompt is queued then.
+        MemoryError
+            As :meth:`step`; what was not dropped stays queued.
+        """
+        params = params or SamplingParams()
+        generations = [self._generation(f"prompts[{i}]", prompt, params) for i, prompt in enumerate(prompts)]
+        for generation in generations:
+            self._queue(generation)
         while self.num_unfinished:
             self.step()
         return [generation.samples for generation in generations]

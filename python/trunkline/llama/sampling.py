@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..checks import integer, integers
 from .transfer import to_device
 
 
@@ -24,8 +26,13 @@ class SamplingParams:
         Sample among the fewest most likely tokens whose probabilities reach this sum.
     n : int
         Samples of the prompt; they share its KV.
-    stop_tokens : tuple of int
-        A sample ends with the first of these.
+    stop_tokens : iterable of int
+        A sample ends with the first of these. Kept as a tuple.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter.
     """
 
     max_new_tokens: int = 16
@@ -35,15 +42,16 @@ class SamplingParams:
     stop_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("max_new_tokens", self.max_new_tokens >= 1),
-            ("temperature", self.temperature >= 0),
-            ("top_p", 0 < self.top_p <= 1),
-            ("n", self.n >= 1),
+        for name in ("max_new_tokens", "n"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), least=1))
+        for name, bound, good in (
+            ("temperature", "a number of at least 0", lambda value: value >= 0),
+            ("top_p", "a number within (0, 1]", lambda value: 0 < value <= 1),
         ):
-            if not good:
-                bound = {"temperature": "at least 0", "top_p": "within (0, 1]"}.get(name, "at least 1")
-                raise ValueError(f"{name}: expected {bound}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not good(value):
+                raise ValueError(f"{name}: expected {bound}, got {value!r}")
+        object.__setattr__(self, "stop_tokens", tuple(integers("stop_tokens", self.stop_tokens)))
 
 
 def sample(logits: torch.Tensor, params: Sequence[SamplingParams], generator: torch.Generator | None) -> torch.Tensor:
