@@ -101,6 +101,7 @@ class Attention {
 /// refer to; it must outlive the work that uses it.
 class Workspace {
  public:
+  /// Throws std::bad_alloc, whose what() says how many bytes it wanted, or device_error on CUDA.
   explicit Workspace(const Attention& attention);
   /// In the caller's memory on the attention's device: at least workspace_bytes(), aligned to 64 bytes on the CPU and
   /// 256 on CUDA, outliving this. Throws invalid_argument.

@@ -62,21 +62,29 @@ class StepAttention:
         self._attention: tl.Attention | None = None
 
     def reserve(self, num_requests: int, num_query_tokens: int, table_width: int) -> None:
-        """Make room for such steps, so that planning them allocates nothing. A new attention has no plan yet."""
+        """Make room for such steps, so that planning them allocates nothing. A new attention has no plan yet.
+
+        Raises
+        ------
+        MemoryError
+            When their workspace does not fit. The attention, its plan and its room stay as they are.
+        """
         need = (num_requests, num_query_tokens, table_width)
         if all(n <= have for n, have in zip(need, self._capacity)):
             return
-        if self._attention is not None and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # its workspace must outlive the runs under way
-        self._capacity = tuple(max(have, _next_power_of_two(n)) for n, have in zip(need, self._capacity))
-        self._attention = tl.Attention(
+        capacity = tuple(max(have, _next_power_of_two(n)) for n, have in zip(need, self._capacity))
+        attention = tl.Attention(
             self.config,
-            max_requests=self._capacity[0],
-            max_query_tokens=self._capacity[1],
-            max_table_width=self._capacity[2],
+            max_requests=capacity[0],
+            max_query_tokens=capacity[1],
+            max_table_width=capacity[2],
             device=str(self._device),
             num_threads=self._num_threads,
         )
+        _ = attention.workspace  # allocated here, not by the first plan
+        if self._attention is not None and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the old workspace must outlive the runs under way
+        self._attention, self._capacity = attention, capacity
 
     def plan(self, forest: tl.Forest) -> tl.Plan:
         """Plan the step; every :meth:`run` until the next plan is of this forest."""
@@ -152,12 +160,11 @@ class KvPages:
         if num_pages <= self.num_pages:
             return False
         grown = max(num_pages, 2 * self.num_pages)
-        for layer, old in enumerate(self._tensors):
-            new = self._allocate(grown)
+        tensors = [self._allocate(grown) for _ in self._tensors]
+        for old, new in zip(self._tensors, tensors):
             for source, target in zip(old, new):
                 target[: self.num_pages] = source
-            self._tensors[layer] = new
-        self.num_pages = grown
+        self._tensors, self.num_pages = tensors, grown
         self._bind()
         return True
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "base/check.hpp"
@@ -11,6 +13,26 @@ namespace trunkline::exec {
 namespace {
 
 std::size_t count(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+// A bad_alloc, as wherever memory runs out, that says what for.
+class WorkspaceTooLarge final : public std::bad_alloc {
+ public:
+  WorkspaceTooLarge(std::size_t bytes, const WorkspaceSizes& sizes)
+      : text_("capacity: expected a workspace that fits in memory, got one of " + std::to_string(bytes) +
+              " bytes (max_requests " + std::to_string(sizes.max_requests) + ", max_query_tokens " +
+              std::to_string(sizes.limits.max_query_tokens) + ", max_table_width " +
+              std::to_string(sizes.max_table_width) + ")") {}
+  const char* what() const noexcept override { return text_.what(); }
+
+ private:
+  std::runtime_error text_;  // copied without an exception, as exceptions must be
+};
+
+std::byte* allocate(std::size_t bytes, const WorkspaceSizes& sizes) {
+  void* block = ::operator new(bytes, std::align_val_t{CpuLayout::alignment}, std::nothrow);
+  if (block == nullptr) throw WorkspaceTooLarge(bytes, sizes);
+  return static_cast<std::byte*>(block);
+}
 
 }  // namespace
 
@@ -36,8 +58,7 @@ void CpuMemory::Free::operator()(std::byte* block) const noexcept {
 
 CpuMemory::CpuMemory(const WorkspaceSizes& sizes, std::byte* block) : max_requests_(sizes.max_requests) {
   if (block == nullptr) {
-    const std::size_t bytes = CpuLayout::carve(nullptr, sizes).bytes;
-    block = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{CpuLayout::alignment}));
+    block = allocate(CpuLayout::carve(nullptr, sizes).bytes, sizes);
     own_.reset(block);
   }
   layout_ = CpuLayout::carve(block, sizes);

@@ -30,7 +30,7 @@ struct CpuLayout {
 
 class CpuMemory final : public WorkspaceMemory {
  public:
-  /// With a null block it allocates its own.
+  /// With a null block it allocates its own; throws bad_alloc, which says how large it would be.
   CpuMemory(const WorkspaceSizes& sizes, std::byte* block);
 
   /// Changes nothing when it throws bad_alloc.

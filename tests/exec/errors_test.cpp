@@ -98,6 +98,21 @@ TEST(WorkspaceErrors, TheCallersMemory) {
                    std::to_string(bytes - 1));
 }
 
+// Large: sanitizers do not let an allocation fail.
+TEST(WorkspaceErrors, LargerThanMemory) {
+  const Batch b(small_batch());
+  // The block tables alone take 2^50 bytes, more than a process can address.
+  const Attention attention(b.config(), {.max_requests = 1 << 24, .max_query_tokens = 1, .max_table_width = 1 << 24});
+  try {
+    Workspace workspace(attention);
+    FAIL() << "nothing was thrown";
+  } catch (const std::bad_alloc& error) {
+    EXPECT_EQ(error.what(), "capacity: expected a workspace that fits in memory, got one of " +
+                                std::to_string(attention.workspace_bytes()) +
+                                " bytes (max_requests 16777216, max_query_tokens 1, max_table_width 16777216)");
+  }
+}
+
 // A planned batch that every failing call must leave intact.
 class Planned : public ::testing::Test {
  protected:
