@@ -12,6 +12,8 @@ import torch
 
 import trunkline as tl
 
+from .checks import integer
+
 
 def _next_power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
@@ -20,6 +22,14 @@ def _next_power_of_two(n: int) -> int:
 def default_num_threads(device: torch.device) -> int:
     """Threads for a CPU attention: as many as PyTorch computes with; 1 on other devices, where it is not used."""
     return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def check_options(strategy: str, num_threads: int | None, page_size: int = 1) -> None:
+    """Raise ValueError for what a :class:`StepAttention` would refuse only when its first step comes."""
+    integer("page_size", page_size, least=1)
+    tl.AttentionConfig(1, 1, 1, page_size, strategy=strategy)
+    if num_threads is not None:
+        integer("num_threads", num_threads, least=1)
 
 
 class StepAttention:

@@ -203,6 +203,30 @@ def test_padding_on_the_right():
         PagedCache(make_model("llama", "trunkline"), ids, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"page_size": 0}, "page_size: expected at least 1, got 0"),
+        ({"page_size": 16.0}, "page_size: expected an integer, got 16.0"),
+        ({"page_size": 1025}, "page_size: expected 1 to 1024 tokens, got 1025"),
+        ({"repeats": 0}, "repeats: expected at least 1, got 0"),
+        ({"repeats": 1.5}, "repeats: expected an integer, got 1.5"),
+        ({"strategy": "best"}, "strategy: expected auto, unshared, two_phase or hydragen, got 'best'"),
+        ({"num_threads": 0}, "num_threads: expected at least 1, got 0"),
+        ({"input_ids": [[3, 4, 5]]}, "input_ids: expected a torch.Tensor, got list"),
+        ({"input_ids": torch.ones(1, 3)}, "input_ids: expected torch.int64 or torch.int32, got torch.float32"),
+        ({"input_ids": torch.ones(3, dtype=torch.int64)}, r"input_ids: expected shape \[batch, tokens\], .* got \[3\]"),
+        ({"input_ids": torch.ones(0, 3, dtype=torch.int64)}, r"input_ids: expected shape .* got \[0, 3\]"),
+        ({"input_ids": torch.ones(1, 0, dtype=torch.int64)}, r"input_ids: expected shape .* got \[1, 0\]"),
+        ({"attention_mask": [[1, 1, 1]]}, "attention_mask: expected a torch.Tensor, got list"),
+    ],
+)
+def test_bad_cache_arguments(options, message):
+    arguments = {"input_ids": torch.tensor([[3, 4, 5]]), **options}
+    with pytest.raises(ValueError, match=message):
+        PagedCache(make_model("llama", "trunkline"), **arguments)
+
+
 def test_another_batch_or_prompt_than_the_cache_was_made_for():
     model = make_model("llama", "trunkline")
     ids = torch.tensor(prompts_with_shared_prefixes()[:1])

@@ -98,6 +98,20 @@ def test_what_would_skip_planning_is_refused(name):
         init_continuous_batching(model, GenerationConfig(**GENERATION), small_config(**{name: True}))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "foo"}, "strategy: expected auto, unshared, two_phase or hydragen, got 'foo'"),
+        ({"num_threads": 0}, "num_threads: expected at least 1, got 0"),
+    ],
+)
+def test_bad_options_are_refused_before_a_manager_is_made(options, message):
+    model = make_model("llama", "sdpa")
+    with pytest.raises(ValueError, match=message):
+        init_continuous_batching(model, GenerationConfig(**GENERATION), small_config(), **options)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_a_manager_made_without_the_helper():
     model = make_model("llama", "sdpa")
     config = small_config(auto_switch_to_flash=False, max_blocks_per_request=0)

@@ -13,7 +13,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 
 import trunkline as tl
 
-from ..paged_layers import StepAttention
+from ..paged_layers import StepAttention, check_options
 from .attention import NAME, refuse_sliding_layers
 
 _SESSIONS: weakref.WeakKeyDictionary[ContinuousBatchingManager, BatchSession] = weakref.WeakKeyDictionary()
@@ -50,8 +50,9 @@ def init_continuous_batching(
     Raises
     ------
     ValueError
-        For sliding-window layers or a setting named above.
+        For sliding-window layers, a setting named above, or another strategy or number of threads.
     """
+    check_options(strategy, num_threads)
     refuse_sliding_layers(model.config.get_text_config(decoder=True))
     config = copy.copy(continuous_batching_config or ContinuousBatchingConfig())
     for name in ("use_cuda_graph", "use_async_batching", "varlen_compile_config", "decode_compile_config"):

@@ -9,7 +9,8 @@ from transformers import Cache, PreTrainedModel
 
 import trunkline as tl
 
-from ..paged_layers import KvPages, StepAttention
+from ..checks import integer
+from ..paged_layers import KvPages, StepAttention, check_options
 from .attention import CACHE_MARK, NAME, refuse_gradients, refuse_sliding_layers
 
 
@@ -24,7 +25,7 @@ class PagedCache(Cache):
     model : transformers.PreTrainedModel
         With attention implementation ``"trunkline"`` and full-attention layers only.
     input_ids : torch.Tensor
-        ``[batch, tokens]``: what ``generate`` will get.
+        int64 or int32 ``[batch, tokens]``, neither of them 0: what ``generate`` will get.
     attention_mask : torch.Tensor, optional
         ``[batch, tokens]``, 0 for padding, which must be on the left. Padding takes no pages.
     repeats : int
@@ -38,7 +39,8 @@ class PagedCache(Cache):
     Raises
     ------
     ValueError
-        For another attention implementation, sliding-window layers, padding that is not on the left.
+        For another attention implementation, sliding-window layers, padding that is not on the left, and whatever else
+        an argument may not be; it names the argument.
 
     Examples
     --------
@@ -73,6 +75,8 @@ class PagedCache(Cache):
                 f"got '{config._attn_implementation}'"
             )
         refuse_sliding_layers(config)
+        check_options(strategy, num_threads, page_size)
+        repeats = integer("repeats", repeats, least=1)
         self._num_layers = config.num_hidden_layers
         self._page_size = page_size
         self._options: dict[str, Any] = {"strategy": strategy, "num_threads": num_threads}
@@ -315,8 +319,13 @@ def _tokens_first(states: torch.Tensor) -> torch.Tensor:
 
 def _prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
     """The tokens of every row without its padding."""
-    if input_ids.ndim != 2:
-        raise ValueError(f"input_ids: expected shape [batch, tokens], got {list(input_ids.shape)}")
+    for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if input_ids.dtype not in (torch.int64, torch.int32):  # what an embedding takes
+        raise ValueError(f"input_ids: expected torch.int64 or torch.int32, got {input_ids.dtype}")
+    if input_ids.ndim != 2 or 0 in input_ids.shape:
+        raise ValueError(f"input_ids: expected shape [batch, tokens], neither of them 0, got {list(input_ids.shape)}")
     if attention_mask is None:
         return input_ids.tolist()
     if attention_mask.shape != input_ids.shape:
