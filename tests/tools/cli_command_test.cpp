@@ -90,6 +90,7 @@ TEST_F(Command, ShapesThatCannotBeAreBadInput) {
   expect_error_line("bench --max-bytes 3X", bad_input, {"max-bytes", "3X"});
   expect_error_line("plan --device-spec no_such_file.json", bad_input, {"no_such_file.json"});
   expect_error_line("plan --trace no_such_trace.jsonl", bad_input, {"no_such_trace.jsonl"});
+  expect_error_line("plan --strategy fastest", bad_input, {"strategy", "two_phase", "fastest"});
 }
 
 TEST_F(Command, ChosenCasesAndTimeLimit) {
@@ -279,6 +280,44 @@ TEST_F(Command, OutputThatCannotBeWrittenIsBadInput) {
   const auto result = run("info --json /no/such/folder/x.json");
   EXPECT_EQ(result.exit_code, bad_input);
   EXPECT_THAT(result.errors, HasSubstr("/no/such/folder/x.json"));
+}
+
+TEST_F(Command, OutputThatCannotBeWrittenIsRefusedBeforeAnythingIsMeasured) {
+  for (const std::string& command :
+       {small_bench, std::string("check --quick "), std::string("plan "), std::string("calibrate "),
+        std::string("calibrate --out /no/such/folder/x.json ")}) {
+    expect_error_line(command + "--json /no/such/folder/x.json", bad_input, {"/no/such/folder/x.json", "written"});
+  }
+}
+
+TEST_F(Command, ARefusedCommandLeavesTheOutputAsItWas) {
+  const auto path = folder.write("old.json", "old");
+  expect_refused(small_bench + "--simd-target avx9 --json '" + path.string() + "'", unsupported, {"avx9"});
+  EXPECT_EQ(test::read_text(path), "old");
+  const auto fresh = folder.path() / "new.json";
+  expect_refused(small_bench + "--simd-target avx9 --json '" + fresh.string() + "'", unsupported, {"avx9"});
+  EXPECT_FALSE(std::filesystem::exists(fresh));
+}
+
+TEST_F(Command, BenchHasWrittenEachCaseWhenItIsKilled) {
+  std::string cases;
+  for (int batch = 1; batch <= 100; ++batch) {
+    cases += (batch > 1 ? "," : "") + ("{\"shared\": 0, \"unique\": 16, \"batch\": " + std::to_string(batch) + "}");
+  }
+  const std::string grid =
+      file("many.json", R"({"schema": 1, "defaults": {"heads": [4, 2], "head_dim": 32}, "cases": [)" + cases + "]}");
+  const auto written = folder.path() / "killed.json";
+  // Killed once the whole of the first case's file is there; the second case takes much longer than the shell.
+  run("bench --repeats 5 --strategy auto --grid " + grid + " --json '" + written.string() +
+      "' & for try in $(seq 600); do grep -qs '^}' '" + written.string() +
+      "' && break; sleep 0.1; done; kill -9 $!; wait $!");
+  const json result = json::parse(test::read_text(written));
+  ASSERT_GE(result["rows"].size(), 1u);
+  EXPECT_LT(result["rows"].size(), 100u);
+  EXPECT_EQ(result["rows"][0]["label"], "1 x 16");
+  EXPECT_EQ(result["rows"][0]["cold_us"]["runs"], 5);
+  EXPECT_EQ(result["summary"]["floor"][0]["cases"], result["rows"].size());
+  EXPECT_TRUE(result["skipped"].empty());
 }
 
 TEST_F(Command, CheckQuickLarge) {

@@ -144,11 +144,15 @@ void run_cpu_bench(const BenchOptions& options) {
                                                    : parse_bytes(options.max_bytes, "max-bytes");
   std::FILE* text = text_stream(options.json);
 
-  Result result("bench");
+  Result result("bench", options.json);
   FloorMeter meter(options.backend.num_threads());
   result["flush"] = describe_flush(meter);
   Json skipped = Json::array();
   bool any_fits = grid.cases.empty();
+  const auto complete = [&] {
+    result["skipped"] = skipped;
+    result["summary"] = summarize_bench(result["rows"]);
+  };
   {
     Progress progress("bench", static_cast<std::int64_t>(grid.cases.size() * strategies.size()) * options.repeats);
     const Stopwatch watch;
@@ -173,16 +177,17 @@ void run_cpu_bench(const BenchOptions& options) {
         result.set_device(contender->attention);
         result.add_row(measurement.row(*contender, grid.name));
       }
+      complete();
+      result.write_so_far();
     }
   }
-  result["skipped"] = skipped;
-  result["summary"] = summarize_bench(result["rows"]);
+  complete();
   print_bench_table(result["rows"], text);
   print_skipped(skipped, text);
   fmt::print(text, "cold: after reading {} (last-level cache {}); {} runs each\n",
              format_bytes(static_cast<double>(meter.flush_bytes())),
              format_bytes(static_cast<double>(last_level_cache_bytes())), options.repeats);
-  result.write(options.json);
+  result.write();
   require_correct(result["rows"]);
   if (!any_fits) {
     throw Error(ErrorCode::invalid_argument, "max-bytes", "room for at least one case",

@@ -45,7 +45,11 @@ void run_calibrate(const Options& options) {
   BackendOptions backend;
   backend.backend = options.backend;
   backend.threads = options.threads;
-  const DeviceSpec spec = calibrate(backend.device(), backend.num_threads());
+  const Device device = backend.device();
+  for (const std::string& path : {options.out, options.json}) {
+    if (!path.empty()) require_writable(path);
+  }
+  const DeviceSpec spec = calibrate(device, backend.num_threads());
   const std::string json = to_json(spec).dump(1) + "\n";
   if (!options.out.empty()) write_text(options.out, json);
   if (!options.json.empty()) write_text(options.json, json);

@@ -130,6 +130,7 @@ class Checker {
 void run_check(const Options& options) {
   Checker checker(options);
   int total = 0, done = 0;
+  Result result("check", options.json);
   for_each_check_case(options.quick, [&](const CheckCase&) { ++total; });
   {
     Progress progress("check", total);
@@ -138,7 +139,6 @@ void run_check(const Options& options) {
       checker.check(one);
     });
   }
-  Result result("check");
   using enum Table::Align;
   Table table({{"kernel", left},
                {"dtype", left},
@@ -173,7 +173,7 @@ void run_check(const Options& options) {
     fmt::print(text_stream(options.json), "refused, {} runs: {}\n", runs, reason);
     result["refused"].push_back({{"reason", reason}, {"runs", runs}});
   }
-  result.write(options.json);
+  result.write();
   if (failed > 0) throw CheckFailed(fmt::format("{} runs exceeded their error bound", failed));
   if (checker.verdicts().empty()) throw CheckFailed("no case was run: every one was refused");
 }

@@ -44,20 +44,21 @@ Forest forest_of_trace(const Options& options) {
 
 void run_plan(const Options& options) {
   GridCase shape = options.shape.cases().cases.front();
+  const auto strategies = parse_strategies(options.strategies);
+  Result result("plan", options.json);
   if (!options.trace.empty()) shape.page_size = options.simulation.page_size;
   const Forest forest =
-      options.trace.empty()
-          ? SyntheticBatch(paths_of(shape), {shape.qo_len}, shape.page_size, PageOrder::sequential, 1).forest()
-          : forest_of_trace(options);
   BackendOptions backend;
   backend.threads = options.threads;
   const DeviceSpec device = load_device_spec(options.device_spec, backend.num_threads());
+      options.trace.empty()
+          ? SyntheticBatch(paths_of(shape), {shape.qo_len}, shape.page_size, PageOrder::sequential, 1).forest()
+          : forest_of_trace(options);
   std::FILE* text = text_stream(options.json);
-  Result result("plan");
   result["device"] = {{"spec", to_json(device)}};
   result["forest"] = to_json(forest);
   print(forest, options.max_nodes, text);
-  for (Strategy strategy : parse_strategies(options.strategies)) {
+  for (Strategy strategy : strategies) {
     AttentionConfig config;
     config.num_qo_heads = shape.heads.qo;
     config.num_kv_heads = shape.heads.kv;
@@ -74,7 +75,7 @@ void run_plan(const Options& options) {
                     {"model_us", plan.model.seconds * 1e6},
                     {"plan", Json::parse(plan.explain_json(forest))}});
   }
-  result.write(options.json);
+  result.write();
 }
 
 }  // namespace

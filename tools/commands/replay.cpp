@@ -84,7 +84,7 @@ class Replay {
         engine_(options.engine),
         memory_limit_(parse_bytes(options.memory_limit, "memory-limit")),
         page_bytes_(Problem::page_bytes(measure_.shape)),
-        result_("replay"),
+        result_("replay", options.json),
         text_(text_stream(options.json)) {
     const std::int64_t pages =
         std::clamp<std::int64_t>(memory_limit_ / page_bytes_, 1, std::numeric_limits<int>::max());
@@ -102,7 +102,7 @@ class Replay {
     if (!replayed.samples.empty()) measure(replayed);
     result_["series"] =
         sim::series_json(replayed, measure_.strategies, measured_, engine_, page_bytes_ / measure_.shape.page_size);
-    result_.write(options_.json);
+    result_.write();
     if (!accuracy_.ok()) {
       throw CheckFailed(
           fmt::format("an error of {:.3g} exceeded its bound of {:.3g}", accuracy_.max_error, accuracy_.error_bound));

@@ -53,7 +53,7 @@ class Bench {
       : options_(options),
         grid_(options.shape.cases()),
         page_order_(page_order_from_string(options.page_order)),
-        result_("bench"),
+        result_("bench", options.json),
         text_(text_stream(options.json)) {
     kv_layout_from_string(options.kv_layout);
     parse_strategies(options.strategies);
@@ -97,15 +97,22 @@ class Bench {
     measurement.time();
     result_.set_device(measurement.attention());
     for (Json& row : measurement.rows(grid_.name, rate_)) result_.add_row(std::move(row));
+    complete();
+    result_.write_so_far();
   }
 
-  void finish() {
+  /// The fields beside the rows.
+  void complete() {
     result_["device"]["gpu"] = gpu_json();
     result_["flush"] = {{"bytes", Meter::flush_bytes()},
                         {"last_level_cache_bytes", result_["device"]["gpu"]["l2_bytes"]},
                         {"complete", true}};
     result_["skipped"] = skipped_;
     result_["summary"] = summarize_bench(result_["rows"]);
+  }
+
+  void finish() {
+    complete();
     print_bench_table(result_["rows"], text_);
     print_layers(result_["rows"], text_);
     print_summary(result_["summary"], text_);
@@ -114,7 +121,7 @@ class Bench {
                result_["device"]["gpu"]["name"].get<std::string>(),
                format_bytes(static_cast<double>(Meter::flush_bytes())), options_.repeats, rate_.burst * 1e-12,
                rate_.sustained * 1e-12);
-    result_.write(options_.json);
+    result_.write();
     require_correct(result_["rows"]);
     if (result_["rows"].empty() && !skipped_.empty()) {
       throw Error(ErrorCode::unsupported, "grid", "a case that can be measured", skipped_[0]["reason"]);

@@ -149,7 +149,7 @@ class HostStep {
 void measure_host_step(const BenchOptions& options) {
   const Grid grid = options.shape.cases();
   std::FILE* text = text_stream(options.json);
-  Result result("host");
+  Result result("host", options.json);
   for (const GridCase& shape : grid.cases) {
     HostStep host_step(options, shape);
     for (const ExecutionOptions& execution : options.backend.executions()) {
@@ -179,7 +179,7 @@ void measure_host_step(const BenchOptions& options) {
                    number(row["step_without_planning_us"])});
   }
   table.print(text);
-  result.write(options.json);
+  result.write();
 }
 
 }  // namespace trunkline::tools::cuda
