@@ -165,6 +165,18 @@ TEST_F(ReplayCommand, BadInputIsNamed) {
   EXPECT_THAT(absent.out, HasSubstr("/nowhere/t.jsonl: expected a readable file, got No such file"));
 }
 
+TEST_F(ReplayCommand, WhatCannotBeMeasuredIsRefusedBeforeTheSimulation) {
+  const std::string spec = folder.write("spec.json", "{}").string();
+  for (const std::string& options :
+       {std::string("--simd-target avx9"), std::string("--kernel sm90"), std::string("--num-ctas 7"),
+        "--device-spec '" + spec + "'", std::string("--strategy fast"), std::string("--json /no/such/folder/r.json")}) {
+    const Ran ran = replay(options);
+    EXPECT_THAT(ran.exit_code, testing::AnyOf(2, 3)) << options;
+    EXPECT_THAT(ran.out, testing::StartsWith("trunkline: ")) << options;
+    EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 1) << ran.out;
+  }
+}
+
 TEST_F(ReplayCommand, ATruncatedTraceIsNamedByItsLine) {
   std::ifstream file(trace());
   std::stringstream text;

@@ -50,7 +50,7 @@ void choose_arrivals(const Options& options, trace::Format format, sim::Options&
   if (format == trace::Format::tree_of_thought) engine.concurrency = tree_concurrency;
 }
 
-/// The options' shapes, all of them checked before long work begins.
+/// What to measure. Refuses what no attention can be made of, before long work begins.
 sim::MeasureOptions measure_options(const Options& options) {
   sim::MeasureOptions measure;
   measure.shape.heads = parse_heads(options.heads);
@@ -58,22 +58,20 @@ sim::MeasureOptions measure_options(const Options& options) {
   measure.shape.page_size = options.engine.page_size;
   measure.shape.dtype = dtype_from_string(options.dtype);
   measure.strategies = parse_strategies(options.strategies);
-  measure.backend = options.backend;
+  measure.backend = options.backend.backend;
+  measure.device = options.backend.device();
   measure.repeats = options.repeats;
   measure.check_rows = options.check_rows;
   measure.seed = options.seed;
-  AttentionConfig config;
-  config.num_qo_heads = measure.shape.heads.qo;
-  config.num_kv_heads = measure.shape.heads.kv;
-  config.head_dim = measure.shape.head_dim;
-  config.page_size = measure.shape.page_size;
-  config.q_dtype = config.kv_dtype = measure.shape.dtype;
-  config.validate();
-  if (measure.backend.device().kind != DeviceKind::cpu) {
+  if (measure.device.kind != DeviceKind::cpu) {
     throw Error(ErrorCode::unsupported, "backend", "cpu: the simulated engine keeps its KV in the host's memory",
                 options.backend.backend);
   }
   return measure;
+  measure.execution = options.backend.execution();
+  for (const Strategy strategy : measure.strategies) {
+    Attention(config_of(measure.shape, strategy), Capacity{1, 1, 1}, measure.device, measure.execution);
+  }
 }
 
 class Replay {

@@ -148,12 +148,14 @@ class HostStep {
 
 void measure_host_step(const BenchOptions& options) {
   const Grid grid = options.shape.cases();
+  const auto executions = options.backend.executions();
+  const auto strategies = parse_strategies(options.strategies);
   std::FILE* text = text_stream(options.json);
   Result result("host", options.json);
   for (const GridCase& shape : grid.cases) {
     HostStep host_step(options, shape);
-    for (const ExecutionOptions& execution : options.backend.executions()) {
-      for (const Strategy strategy : parse_strategies(options.strategies)) {
+    for (const ExecutionOptions& execution : executions) {
+      for (const Strategy strategy : strategies) {
         result.add_row(host_step.measure(execution, strategy));
       }
     }

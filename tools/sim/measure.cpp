@@ -25,12 +25,12 @@ Measure::Measure(const MeasureOptions& options, std::span<const CompactBatch> ba
     : options_(options),
       problem_(options.shape, most_requests(batches),
                largest(batches, [](const CompactBatch& batch) { return batch.num_pages; }), options.seed),
-      meter_(options.backend.num_threads()) {
+      meter_(options.execution.num_threads) {
   const auto requests = static_cast<int>(most_requests(batches));
   const auto width = static_cast<int>(largest(batches, [](const CompactBatch& batch) { return batch.max_pages; }));
   for (const Strategy strategy : options.strategies) {
     contenders_.push_back(
-        std::make_unique<Contender>(problem_.config(strategy), Capacity{requests, requests, width}, options.backend));
+        std::make_unique<Contender>(problem_.config(strategy), Capacity{requests, requests, width}, options));
   }
 }
 

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "common/accuracy.hpp"
 #include "common/floor.hpp"
-#include "common/options.hpp"
 #include "common/problem.hpp"
 #include "sim/compact_batch.hpp"
 #include "trunkline/attention.hpp"
@@ -18,7 +18,9 @@ namespace trunkline::sim {
 struct MeasureOptions {
   tools::ProblemShape shape;
   std::vector<Strategy> strategies;
-  tools::BackendOptions backend;
+  std::string backend;
+  Device device;
+  ExecutionOptions execution;
   int repeats = 5;      // runs of each strategy per step
   int check_rows = 64;  // per step, held against the reference
   std::uint64_t seed = 1;
@@ -51,8 +53,8 @@ class Measure {
 
  private:
   struct Contender {
-    Contender(const AttentionConfig& config, const Capacity& capacity, const tools::BackendOptions& backend)
-        : attention(config, capacity, backend.device(), backend.execution()), workspace(attention) {}
+    Contender(const AttentionConfig& config, const Capacity& capacity, const MeasureOptions& options)
+        : attention(config, capacity, options.device, options.execution), workspace(attention) {}
     Attention attention;
     Workspace workspace;
   };

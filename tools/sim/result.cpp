@@ -45,7 +45,7 @@ Json row_json(const StrategyResult& result, const std::string& label, const Meas
   Json row = {{"grid", "replay"},
               {"case", {{"trace", label}, {"sampled_steps", result.floors.size()}}},
               {"label", label},
-              {"backend", options.backend.backend},
+              {"backend", options.backend},
               {"kernel", attention.kernel()},
               {"threads", attention.num_threads()},
               {"strategy", to_string(result.strategy)},
