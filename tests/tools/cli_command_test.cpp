@@ -320,6 +320,18 @@ TEST_F(Command, BenchHasWrittenEachCaseWhenItIsKilled) {
   EXPECT_TRUE(result["skipped"].empty());
 }
 
+TEST_F(Command, NumbersAreRefusedInTheirOwnTerms) {
+  expect_refused("bench --time-limit 0", bad_input, {"--time-limit: expected a number above 0, got 0"});
+  expect_refused("check --rows 0", bad_input, {"--rows: expected a number above 0, got 0"});
+  expect_refused("plan --max-nodes -1", bad_input, {"--max-nodes: expected a number of at least 0, got -1"});
+  for (const char* command : {"bench", "check", "replay t.jsonl", "trace generate"}) {
+    expect_refused(std::string(command) + " --seed -1", bad_input, {"--seed: expected a number of at least 0, got -1"});
+  }
+  expect_refused("replay t.jsonl --max-requests -1", bad_input, {"--max-requests: expected a number of at least 0"});
+  const json last = run_json("check --quick --rows 1 --seed 18446744073709551615 --dtype float32 --simd-target scalar");
+  EXPECT_FALSE(last["rows"].empty());
+}
+
 TEST_F(Command, CheckQuickLarge) {
   const json result = run_json("check --quick --rows 8");
   EXPECT_EQ(result["rows"].size(), 3 * simd_targets().size());

@@ -154,8 +154,10 @@ TEST_F(ReplayCommand, BadInputIsNamed) {
   expect_refused("--heads 5/2", 2, "heads: expected positive numbers, the KV heads dividing the query heads");
   expect_refused("--head-dim 257", 2, "head_dim");
   expect_refused("--page-size 0", 2, "page_size");
-  expect_refused("--max-batch 0", 2, "max_batch");
-  expect_refused("--decode-step -1", 2, "decode_step");
+  expect_refused("--max-batch 0", 2, "max-batch: expected at least 1, got 0");
+  expect_refused("--num-pages 0", 2, "num-pages: expected at least 1, got 0");
+  expect_refused("--decode-step -1.5", 2, "decode-step: expected a number of at least 0, got -1.5");
+  expect_refused("--verify=-2", 2, "--verify: expected a number of at least 0, got -2");
   expect_refused("--memory-limit lots", 2, "memory-limit");
   expect_refused("--format csv", 2, "mooncake, ragpulse or tree-of-thought");
   expect_refused("--format tree-of-thought", 2, "t.jsonl:1: expected \"nodes\": an array, got no such field");
@@ -175,6 +177,18 @@ TEST_F(ReplayCommand, WhatCannotBeMeasuredIsRefusedBeforeTheSimulation) {
     EXPECT_THAT(ran.out, testing::StartsWith("trunkline: ")) << options;
     EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 1) << ran.out;
   }
+}
+
+TEST_F(ReplayCommand, VerifyTakesANumberOfSteps) {
+  const auto steps = [&](const std::string& verify) {
+    const Ran ran = replay("--page-size 4 --samples 0 " + verify + " --json '" + result() + "'");
+    EXPECT_EQ(ran.exit_code, 0) << ran.out;
+    return read_json(result())["summary"]["verified_steps"].get<int>();
+  };
+  EXPECT_EQ(steps(""), 0);
+  EXPECT_EQ(steps("--verify=0"), 0);
+  EXPECT_EQ(steps("--verify"), 0) << "8 steps are fewer than 100";
+  EXPECT_EQ(steps("--verify=2"), 4);
 }
 
 TEST_F(ReplayCommand, ATruncatedTraceIsNamedByItsLine) {

@@ -238,7 +238,7 @@ TEST(Simulation, ARequestLargerThanThePoolIsNamed) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
-    EXPECT_EQ(error.argument(), "num_pages");
+    EXPECT_EQ(error.argument(), "num-pages");
     EXPECT_THAT(error.expected(), HasSubstr("at least the 5 pages of 4 tokens that request 1 (line 2 of t.jsonl)"));
     EXPECT_EQ(error.got(), "4");
   }
@@ -246,7 +246,7 @@ TEST(Simulation, ARequestLargerThanThePoolIsNamed) {
 
 TEST(Simulation, BadOptionsAreNamed) {
   const auto trace = read_text(row(0, {1}, 1));
-  const auto expect_refused = [&](auto set, const std::string& name) {
+  const auto expect_refused = [&](auto set, const std::string& name, const std::string& got = "") {
     Options options;
     set(options);
     try {
@@ -255,19 +255,20 @@ TEST(Simulation, BadOptionsAreNamed) {
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
       EXPECT_EQ(error.argument(), name);
+      EXPECT_THAT(error.got(), testing::StartsWith(got));
     }
   };
-  expect_refused([](Options& options) { options.page_size = 0; }, "page_size");
-  expect_refused([](Options& options) { options.page_size = 1025; }, "page_size");
-  expect_refused([](Options& options) { options.num_pages = 0; }, "num_pages");
-  expect_refused([](Options& options) { options.max_batch = 0; }, "max_batch");
+  expect_refused([](Options& options) { options.page_size = 0; }, "page-size");
+  expect_refused([](Options& options) { options.page_size = 1025; }, "page-size");
+  expect_refused([](Options& options) { options.num_pages = 0; }, "num-pages", "0");
+  expect_refused([](Options& options) { options.max_batch = 0; }, "max-batch");
   expect_refused([](Options& options) { options.concurrency = -1; }, "concurrency");
-  expect_refused([](Options& options) { options.time_scale = -1; }, "time_scale");
-  expect_refused([](Options& options) { options.time_scale = std::numeric_limits<double>::quiet_NaN(); }, "time_scale");
-  expect_refused([](Options& options) { options.prefill_rate = 0; }, "prefill_rate");
-  expect_refused([](Options& options) { options.decode_step = -1; }, "decode_step");
-  expect_refused([](Options& options) { options.max_steps = -1; }, "max_steps");
-  expect_refused([](Options& options) { options.verify_every = -1; }, "verify_every");
+  expect_refused([](Options& options) { options.time_scale = -1; }, "time-scale");
+  expect_refused([](Options& options) { options.time_scale = std::numeric_limits<double>::quiet_NaN(); }, "time-scale");
+  expect_refused([](Options& options) { options.prefill_rate = 0; }, "prefill-rate");
+  expect_refused([](Options& options) { options.decode_step = -0.5; }, "decode-step", "-0.5");
+  expect_refused([](Options& options) { options.max_steps = -1; }, "max-steps");
+  expect_refused([](Options& options) { options.verify_every = -1; }, "verify");
 }
 
 // ---- Trees of thought ----

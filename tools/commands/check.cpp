@@ -13,6 +13,7 @@
 #include "common/progress.hpp"
 #include "common/result.hpp"
 #include "common/table.hpp"
+#include "common/validators.hpp"
 #include "cuda/mirror.hpp"
 #include "trunkline/error.hpp"
 #include "trunkline/system.hpp"
@@ -129,8 +130,8 @@ class Checker {
 
 void run_check(const Options& options) {
   Checker checker(options);
-  int total = 0, done = 0;
   Result result("check", options.json);
+  int total = 0, done = 0;
   for_each_check_case(options.quick, [&](const CheckCase&) { ++total; });
   {
     Progress progress("check", total);
@@ -188,9 +189,9 @@ void add_check_command(CLI::App& app) {
   command->add_flag("--quick", options->quick, "a few seconds' worth of the grids");
   command->add_option("--dtype", options->dtype, "float32, float16 or bfloat16 [all]");
   command->add_option("--rows", options->rows, "rows of a case held against the reference")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "of the random data")->capture_default_str();
+  command->add_option("--seed", options->seed, "of the random data")->check(non_negative())->capture_default_str();
   add_json_option(*command, options->json);
   command->callback([options] { run_check(*options); });
 }

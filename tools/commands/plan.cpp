@@ -12,6 +12,7 @@
 #include "common/shape_options.hpp"
 #include "common/statistics.hpp"
 #include "common/synthetic_batch.hpp"
+#include "common/validators.hpp"
 #include "sim/simulation.hpp"
 #include "trace/read.hpp"
 #include "trunkline/error.hpp"
@@ -43,14 +44,14 @@ Forest forest_of_trace(const Options& options) {
 }
 
 void run_plan(const Options& options) {
-  GridCase shape = options.shape.cases().cases.front();
   const auto strategies = parse_strategies(options.strategies);
   Result result("plan", options.json);
+  GridCase shape = options.shape.cases().cases.front();
   if (!options.trace.empty()) shape.page_size = options.simulation.page_size;
-  const Forest forest =
   BackendOptions backend;
   backend.threads = options.threads;
   const DeviceSpec device = load_device_spec(options.device_spec, backend.num_threads());
+  const Forest forest =
       options.trace.empty()
           ? SyntheticBatch(paths_of(shape), {shape.qo_len}, shape.page_size, PageOrder::sequential, 1).forest()
           : forest_of_trace(options);
@@ -91,10 +92,10 @@ void add_plan_command(CLI::App& app) {
       ->excludes("--unique")
       ->group(group);
   command->add_option("--step", options->step, "which decode step, from 1")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str()
       ->group(group);
-  command->add_option("--pages", options->simulation.num_pages, "pages of the pool")
+  command->add_option("--num-pages,--pages", options->simulation.num_pages, "pages of the pool")
       ->capture_default_str()
       ->group(group);
   command->add_option("--max-batch", options->simulation.max_batch, "requests that decode together")
@@ -113,7 +114,7 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--threads", options->threads, "cores of the cpu spec; default: every hardware thread")
       ->check(CLI::Range(1, 4096));
   command->add_option("--max-nodes", options->max_nodes, "nodes of the forest to print")
-      ->check(CLI::NonNegativeNumber)
+      ->check(non_negative())
       ->capture_default_str();
   add_json_option(*command, options->json);
   command->callback([options] { run_plan(*options); });

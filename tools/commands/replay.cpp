@@ -13,6 +13,7 @@
 #include "common/progress.hpp"
 #include "common/result.hpp"
 #include "common/table.hpp"
+#include "common/validators.hpp"
 #include "sim/result.hpp"
 #include "trace/read.hpp"
 #include "trunkline/error.hpp"
@@ -67,11 +68,11 @@ sim::MeasureOptions measure_options(const Options& options) {
     throw Error(ErrorCode::unsupported, "backend", "cpu: the simulated engine keeps its KV in the host's memory",
                 options.backend.backend);
   }
-  return measure;
   measure.execution = options.backend.execution();
   for (const Strategy strategy : measure.strategies) {
     Attention(config_of(measure.shape, strategy), Capacity{1, 1, 1}, measure.device, measure.execution);
   }
+  return measure;
 }
 
 class Replay {
@@ -86,6 +87,8 @@ class Replay {
         text_(text_stream(options.json)) {
     const std::int64_t pages =
         std::clamp<std::int64_t>(memory_limit_ / page_bytes_, 1, std::numeric_limits<int>::max());
+    // CLI11 reads a flag's 0 as -1; what else is negative it has refused.
+    engine_.verify_every = std::max<std::int64_t>(engine_.verify_every, 0);
     engine_.num_pages = options.num_pages.value_or(static_cast<std::int32_t>(pages));
   }
 
@@ -246,10 +249,12 @@ void add_engine_options(CLI::App& command, Options& options) {
   add("--prefill-rate", engine.prefill_rate, "prompt tokens per second, of those not cached")->capture_default_str();
   add("--decode-step", engine.decode_step, "seconds of a decode step")->capture_default_str();
   add("--max-steps", engine.max_steps, "end after so many decode steps [with the trace]");
-  add("--max-requests", options.max_requests, "the first requests of the trace only [all]");
+  add("--max-requests", options.max_requests, "the first requests of the trace only [all]")->check(non_negative());
   command
       .add_flag("--verify{100}", engine.verify_every,
-                "every 100 steps (--verify=N: N) prove the tree's integrity, and that the forest equals one built anew")
+                "every 100 steps (--verify=N: N; 0: never) prove the tree's integrity, and that the forest equals one "
+                "built anew")
+      ->check(non_negative())
       ->group("Simulated engine");
 }
 
@@ -266,7 +271,7 @@ void add_measure_options(CLI::App& command, Options& options) {
   add("--dtype", options.dtype, "of q, KV and out: f32, f16 or bf16");
   add("--memory-limit", options.memory_limit,
       "of the KV of a sampled step: the newest requests are left out beyond it");
-  add("--seed", options.seed, "of KV and q");
+  add("--seed", options.seed, "of KV and q")->check(non_negative());
 }
 
 }  // namespace

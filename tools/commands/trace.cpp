@@ -5,6 +5,7 @@
 
 #include "commands/commands.hpp"
 #include "common/result.hpp"
+#include "common/validators.hpp"
 #include "trace/generate.hpp"
 
 namespace trunkline::tools {
@@ -35,7 +36,7 @@ void add_generate_command(CLI::App& trace) {
                       "Question and output lengths vary uniformly by this part of theirs, 0 to 1");
   command->add_option("--request-rate", workload.request_rate,
                       "Requests per second, as a Poisson process; 0: all arrive at once");
-  command->add_option("--seed", workload.seed, "The same seed and options give the same trace");
+  command->add_option("--seed", workload.seed, "The same seed and options give the same trace")->check(non_negative());
   command->add_option("--out", options->out, "File to write; -: standard output");
   command->callback([options] {
     std::ostringstream text;

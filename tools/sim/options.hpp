@@ -24,7 +24,7 @@ struct Options {
   std::int64_t max_steps = 0;     // decode steps; 0: to the end of the trace
   std::int64_t verify_every = 0;  // steps between proofs of the tree and the forest; 0: none
 
-  /// Throws invalid_argument, naming the option.
+  /// Throws invalid_argument, naming the option of `replay`.
   void validate() const;
 };
 

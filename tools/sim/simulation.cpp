@@ -1,5 +1,7 @@
 #include "sim/simulation.hpp"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -28,22 +30,23 @@ std::optional<long long> missing_pages(Body&& body) {
   }
 }
 
-void check(const char* name, bool good, const char* expected, double got) {
-  if (!good) throw Error(ErrorCode::invalid_argument, name, expected, std::to_string(got));
+template <class Number>
+void check(const char* option, bool good, const char* expected, Number got) {
+  if (!good) throw Error(ErrorCode::invalid_argument, option, expected, fmt::format("{}", got));
 }
 
 }  // namespace
 
 void Options::validate() const {
-  check("page_size", page_size >= 1 && page_size <= 1024, "1 to 1024", page_size);
-  check("num_pages", num_pages >= 1, "at least 1", num_pages);
-  check("max_batch", max_batch >= 1, "at least 1", max_batch);
+  check("page-size", page_size >= 1 && page_size <= 1024, "1 to 1024", page_size);
+  check("num-pages", num_pages >= 1, "at least 1", num_pages);
+  check("max-batch", max_batch >= 1, "at least 1", max_batch);
   check("concurrency", concurrency >= 0, "at least 0", concurrency);
-  check("time_scale", std::isfinite(time_scale) && time_scale >= 0, "a number of at least 0", time_scale);
-  check("prefill_rate", std::isfinite(prefill_rate) && prefill_rate > 0, "a number above 0", prefill_rate);
-  check("decode_step", std::isfinite(decode_step) && decode_step >= 0, "a number of at least 0", decode_step);
-  check("max_steps", max_steps >= 0, "at least 0", static_cast<double>(max_steps));
-  check("verify_every", verify_every >= 0, "at least 0", static_cast<double>(verify_every));
+  check("time-scale", std::isfinite(time_scale) && time_scale >= 0, "a number of at least 0", time_scale);
+  check("prefill-rate", std::isfinite(prefill_rate) && prefill_rate > 0, "a number above 0", prefill_rate);
+  check("decode-step", std::isfinite(decode_step) && decode_step >= 0, "a number of at least 0", decode_step);
+  check("max-steps", max_steps >= 0, "at least 0", max_steps);
+  check("verify", verify_every >= 0, "at least 0", verify_every);
 }
 
 Simulation::Simulation(const trace::Trace& trace, const Options& options)
@@ -62,7 +65,7 @@ void Simulation::check_sizes() const {
     const std::int64_t tokens = std::int64_t{request.prompt_length} + request.output_length;
     const std::int64_t pages = (tokens + options_.page_size - 1) / options_.page_size;
     if (pages > options_.num_pages) {
-      throw Error(ErrorCode::invalid_argument, "num_pages",
+      throw Error(ErrorCode::invalid_argument, "num-pages",
                   "at least the " + std::to_string(pages) + " pages of " + std::to_string(options_.page_size) +
                       " tokens that " + trace_.name_of(i) + " needs for its " + std::to_string(tokens) + " tokens",
                   std::to_string(options_.num_pages));
