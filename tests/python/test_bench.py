@@ -126,6 +126,8 @@ def test_attention(tmp_path, qo_len):
         assert row["ratio"] == pytest.approx(row["cold_us"]["median"] / row["floor_us"])
         assert row["distinct_bytes"] == (64 + 4 * 5) * 2 * 2 * 32 * 4 and row["cold_us"]["runs"] == 2
         assert row["read_bytes"] == row["distinct_bytes"] or "torch" in row["kernel"]
+        assert ("model_us" in row) == ("model_ratio" in row) == (not row["kernel"].startswith("torch/"))
+        assert None not in row.values()
     assert len(table.read_text().splitlines()) == 2 + len(names)
     with rows.open() as file:
         assert [line["case.heads"] for line in csv.DictReader(file)] == ["8/2"] * len(names)

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "tools/run_command.hpp"
@@ -21,6 +22,9 @@ class Report : public testing::Test {
   std::string page() const { return (folder.path() / "page.html").string(); }
   test::CommandResult report(const std::string& arguments) const {
     return test::run_command("report -o '" + page() + "' " + arguments, folder.path());
+  }
+  static nlohmann::json sample_json(const std::string& name) {
+    return nlohmann::json::parse(test::read_text(std::string(TRUNKLINE_SOURCE_DIR) + "/tests/tools/" + name));
   }
   test::TemporaryFolder folder;
 };
@@ -96,6 +100,54 @@ TEST_F(Report, HostPagesHaveEveryPicture) {
   expect_self_contained(html);
 }
 
+TEST_F(Report, ResultsOfPythonsBenchAreDrawn) {
+  std::string files;
+  for (const char* name : {"attention", "generate", "host"}) {
+    files += std::string(" '") + TRUNKLINE_SOURCE_DIR + "/docs/benchmarks/python_cpu_" + name + ".json'";
+  }
+  const auto result = report(files);
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const std::string html = test::read_text(page());
+  for (const char* part :
+       {"aria-label=\"ratio\"", "torch/sdpa-flash", "packed", "<td>–</td>", "aria-label=\"generate\"",
+        "16 × (1024 + 16)", "transformers", "aria-label=\"host\"", "run(q, kv, out)"}) {
+    EXPECT_THAT(html, HasSubstr(part));
+  }
+  expect_self_contained(html);
+}
+
+TEST_F(Report, SkippedCasesStandUnderTheirReason) {
+  auto bench = sample_json("report_bench.json");
+  const nlohmann::json heads = {{"heads", {32, 8}}};
+  bench["skipped"] = {{{"case", heads}, {"label", "64 x 512"}, {"reason", "the time limit was reached"}},
+                      {{"case", heads}, {"label", "9 x 8192"}, {"reason", "its KV takes 9 GiB"}},
+                      {{"case", heads}, {"label", "64 x 1024"}, {"reason", "the time limit was reached"}}};
+  const auto result = report("'" + folder.write("bench.json", bench.dump()).string() + "'");
+  TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(result);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const std::string html = test::read_text(page());
+  EXPECT_THAT(html, HasSubstr("Skipped, the time limit was reached: 64 × 512, 32/8; 64 × 1024, 32/8."));
+  EXPECT_THAT(html, HasSubstr("Skipped, its KV takes 9 GiB: 9 × 8192, 32/8."));
+}
+
+TEST_F(Report, OtherSchemasAndKindsAreRefused) {
+  auto bench = sample_json("report_bench.json");
+  const auto expect_refused = [&](const std::string& message) {
+    const auto result = report("'" + folder.write("changed.json", bench.dump()).string() + "'");
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, HasSubstr("changed.json: expected " + message));
+    EXPECT_FALSE(std::filesystem::exists(page()));
+  };
+  bench["schema"] = 7;
+  expect_refused("schema 1, got 7");
+  bench.erase("schema");
+  expect_refused("schema 1, got none");
+  bench["schema"] = 1;
+  bench["kind"] = "plan";
+  expect_refused("a result of kind bench, replay, host or generate, got \"plan\"");
+}
+
 TEST_F(Report, WhatIsNoResultIsRefused) {
   EXPECT_EQ(report("'/no/such/file.json'").exit_code, 2);
   const auto other = report("'" + folder.write("other.json", "{\"nodes\": []}").string() + "'");
@@ -104,8 +156,10 @@ TEST_F(Report, WhatIsNoResultIsRefused) {
   const auto broken = report("'" + folder.write("broken.json", "{\"rows\": [").string() + "'");
   EXPECT_EQ(broken.exit_code, 2);
   EXPECT_THAT(broken.errors, HasSubstr("JSON"));
-  const auto incomplete =
-      report("'" + folder.write("incomplete.json", R"({"rows": [{"strategy": "auto"}]})").string() + "'");
+  const auto incomplete = report(
+      "'" +
+      folder.write("incomplete.json", R"({"schema": 1, "kind": "bench", "rows": [{"strategy": "auto"}]})").string() +
+      "'");
   TRUNKLINE_SKIP_WITHOUT_MATPLOTLIB(incomplete);
   EXPECT_EQ(incomplete.exit_code, 2);
   EXPECT_THAT(incomplete.errors, HasSubstr("incomplete"));

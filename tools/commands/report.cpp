@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 
 #include "commands/commands.hpp"
@@ -57,15 +59,25 @@ int run_program(std::vector<std::string> arguments) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-void run_report(const Options& options) {
-  for (const std::string& input : options.inputs) {
-    const auto json = read_json(input);  // a clear error here rather than a traceback there
-    const auto has_array = [&](const char* name) { return json.contains(name) && json[name].is_array(); };
-    if (!json.is_object() || !(has_array("rows") || has_array("benchmarks"))) {
-      throw Error(ErrorCode::invalid_argument, input,
-                  "a result of bench or replay, with rows, or of Google Benchmark, with benchmarks", "other JSON");
-    }
+/// A clear error here rather than a traceback there.
+void check_input(const std::string& path) {
+  const auto json = read_json(path);
+  const auto has_array = [&](const char* name) { return json.contains(name) && json[name].is_array(); };
+  if (!json.is_object() || !(has_array("rows") || has_array("benchmarks"))) {
+    throw Error(ErrorCode::invalid_argument, path,
+                "a result of bench or replay, with rows, or of Google Benchmark, with benchmarks", "other JSON");
   }
+  if (has_array("benchmarks")) return;
+  const auto text_of = [&](const char* name) { return json.contains(name) ? json[name].dump() : "none"; };
+  if (text_of("schema") != "1") throw Error(ErrorCode::invalid_argument, path, "schema 1", text_of("schema"));
+  const std::string kinds[] = {"\"bench\"", "\"replay\"", "\"host\"", "\"generate\""};
+  if (std::find(std::begin(kinds), std::end(kinds), text_of("kind")) == std::end(kinds)) {
+    throw Error(ErrorCode::invalid_argument, path, "a result of kind bench, replay, host or generate", text_of("kind"));
+  }
+}
+
+void run_report(const Options& options) {
+  for (const std::string& input : options.inputs) check_input(input);
   // -B: no compiled files beside the script, which may belong to another user.
   std::vector<std::string> arguments = {"", "-B", find_script().string(), "--output", options.output};
   if (!options.title.empty()) arguments.insert(arguments.end(), {"--title", options.title});
@@ -94,7 +106,7 @@ void run_report(const Options& options) {
 void add_report_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("report", "Make one self-contained HTML page of result files");
-  command->add_option("files", options->inputs, "JSON written by bench and replay")->required();
+  command->add_option("files", options->inputs, "JSON written by bench, replay and Python's bench")->required();
   command->add_option("--output,-o", options->output, "the page")->capture_default_str();
   command->add_option("--title", options->title, "the page's title");
   command->add_option("--python", options->python, "the Python to use [the first that has Matplotlib]");

@@ -1,4 +1,5 @@
-"""What the host's own work takes: results of `trunkline bench --host`, and of the Google Benchmark programs."""
+"""What the host's own work takes: results of `trunkline bench --host`, of `python -m trunkline.bench host`, and of the
+Google Benchmark programs."""
 
 import page
 
@@ -27,6 +28,25 @@ def step_table(rows):
         ("layers", False, lambda r: page.number(r["layers"])),
         ("step", False, lambda r: page.duration(r["step_us"])),
         ("without planning", False, lambda r: page.duration(r["step_without_planning_us"])),
+    ], rows)
+
+
+def call_rows(result):
+    """One row per call from Python, the calls of a shape and kernel side by side."""
+    rows = result["rows"]
+    varying = len({(row["label"], row["kernel"]) for row in rows}) > 1
+    return [{"group": f"{row['call']}, {page.shape_label(row)}, {row['kernel']}" if varying else row["call"],
+             "strategy": "time", "time_us": row["host_us"]} for row in rows]
+
+
+def call_table(rows):
+    return page.table([
+        ("call", True, lambda r: r["call"]),
+        ("requests × tokens", True, page.shape_label),
+        ("kernel", True, lambda r: r["kernel"]),
+        ("median", False, lambda r: page.duration(r["host_us"]["median"])),
+        ("10th percentile", False, lambda r: page.duration(r["host_us"]["p10"])),
+        ("90th percentile", False, lambda r: page.duration(r["host_us"]["p90"])),
     ], rows)
 
 

@@ -57,6 +57,8 @@ def size(value):
 
 
 def duration(microseconds):
+    if microseconds is None:
+        return number(None)
     if microseconds < 1000:
         return f"{microseconds:.3g} µs"
     if microseconds < 1e6:
@@ -95,6 +97,7 @@ def bench_table(rows):
     first = {id(row) for row, before in zip(rows, [{}] + rows) if row["group"] != before.get("group")}
     columns = [("requests × tokens", lambda r: shape_label(r)),
                ("heads", lambda r: "/".join(map(str, r["case"].get("heads", [])))),
+               ("kernel", lambda r: r["kernel"]),
                ("dtype", lambda r: r["dtype"]),
                ("page", lambda r: number(r["page_size"]))]
     varying = [(title, cell) for title, cell in columns if title in ("requests × tokens", "heads")
@@ -112,7 +115,7 @@ def bench_table(rows):
         ("GB/s", False, lambda r: f"{r['gbps']:.1f}"),
         ("GFLOP/s", False, lambda r: f"{r['tflops'] * 1e3:.0f}"),
         ("plan", False, lambda r: duration(r["plan_us"])),
-        ("model", False, lambda r: duration(r["model_us"])),
+        ("model", False, lambda r: duration(r.get("model_us"))),
         ("error / bound", False, error_cell),
     ], rows)
 
@@ -213,8 +216,8 @@ def provenance(result):
     ]
     flush = result.get("flush")
     if flush:
-        facts.append(("cold caches", f"{size(flush['bytes'])} read before each run; last-level cache "
-                      f"{size(flush['last_level_cache_bytes'])}"))
+        cache = flush.get("last_level_cache_bytes", machine.get("last_level_cache_bytes", 0))
+        facts.append(("cold caches", f"{size(flush['bytes'])} read before each run; last-level cache {size(cache)}"))
     items = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts)
     command = html.escape(result.get("command", ""))
     return f"<footer><dl>{items}<dt>command</dt><dd><code>{command}</code></dd></dl></footer>"

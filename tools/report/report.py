@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Turns result files of `trunkline bench`, `trunkline replay` and the Google Benchmark programs into one self-contained
-HTML page."""
+"""Turns result files of `trunkline bench`, `trunkline replay`, `python -m trunkline.bench` and the Google Benchmark
+programs into one self-contained HTML page."""
 
 import argparse
 import html
@@ -16,6 +16,7 @@ try:
 except ImportError:
     sys.exit(EXIT_WITHOUT_MATPLOTLIB)
 
+import generate
 import host
 import page
 
@@ -79,10 +80,23 @@ def error_figure(name, rows, wide=True):
                        "error it may have. Up to 1 is right.", svg, wide)
 
 
+def skipped_notes(result):
+    """A note per reason, with what was left out for it."""
+    left_out = {}
+    for entry in result.get("skipped", []):
+        parts = [page.shape_label(entry) or f"{entry['batch']} × {entry['prefix']}"]
+        heads = entry.get("case", {}).get("heads")
+        parts += ["/".join(map(str, heads))] if heads else []
+        by_whom = entry.get("contender", entry.get("strategy", "all"))
+        parts += [by_whom] if by_whom != "all" else []
+        left_out.setdefault(entry["reason"], []).append(", ".join(parts))
+    return [page.note(f"Skipped, {reason}: {'; '.join(labels)}.") for reason, labels in left_out.items()]
+
+
 def bench_section(result):
     rows = bench_rows(result)
     if not rows:
-        return page.section("Benchmark", page.note("No case was measured."))
+        return page.section("Benchmark", page.note("No case was measured."), *skipped_notes(result))
     pictures = [ratio_figure("ratio", rows),
                 latency_figure("cold", rows, "cold_us", "Median with cold caches; the line spans the 10th to the 90th "
                                "percentile.")]
@@ -90,10 +104,7 @@ def bench_section(result):
     if faster:
         pictures.append(speedup_figure("speedup", faster))
     pictures.append(error_figure("error", worst_errors(rows)))
-    blocks = [page.bench_tiles(rows), page.figures(pictures), page.bench_table(rows)]
-    if result.get("skipped"):
-        blocks.append(page.note("Skipped, because their KV did not fit: "
-                                + "; ".join(entry["label"] for entry in result["skipped"]) + "."))
+    blocks = [page.bench_tiles(rows), page.figures(pictures), page.bench_table(rows), *skipped_notes(result)]
     facts = [", ".join(dict.fromkeys(str(row.get(field, "")) for row in rows)) for field in ("grid", "dtype", "page_size")]
     return page.section("Benchmark", *blocks, note="{}, {}, pages of {} tokens".format(*facts))
 
@@ -141,9 +152,27 @@ def replay_section(result):
 
 
 def host_section(result):
+    if any("call" in row for row in result["rows"]):
+        return host_calls_section(result)
     picture = latency_figure("host", host.step_rows(result), "time_us", "Median per decode step; the line spans the 10th "
                              "to the 90th percentile.", title="Time per part")
     return page.section("Host time of a step", page.figures([picture]), host.step_table(result["rows"]))
+
+
+def host_calls_section(result):
+    picture = latency_figure("host", host.call_rows(result), "time_us", "Median per call; the line spans the 10th to the "
+                             "90th percentile.", title="Time per call")
+    return page.section("Host time of calls", page.figures([picture]), host.call_table(result["rows"]))
+
+
+def generate_section(result):
+    rows = result["rows"]
+    if not rows:
+        return page.section("Generation", page.note("No loop was measured."), *skipped_notes(result))
+    picture = latency_figure("generate", generate.step_rows(rows), "time_us", "Median per decode step of the whole model; "
+                             "the line spans the 10th to the 90th percentile.", title="Time of a decode step")
+    return page.section("Generation", page.figures([picture]), generate.step_table(rows), *skipped_notes(result),
+                        note=result.get("model", {}).get("name", ""))
 
 
 def program_section(result):
@@ -153,12 +182,14 @@ def program_section(result):
     return page.section("Host work", page.figures([picture]), host.program_table(rows))
 
 
+SECTIONS = {"bench": bench_section, "replay": replay_section, "host": host_section, "generate": generate_section}
+
+
 def draw(result):
     """The part of the page that one result file makes."""
     if "benchmarks" in result:
         return program_section(result) + host.program_provenance(result)
-    section = {"replay": replay_section, "host": host_section}.get(result.get("kind"), bench_section)
-    return section(result) + page.provenance(result)
+    return SECTIONS[result["kind"]](result) + page.provenance(result)
 
 
 def main():
@@ -173,7 +204,7 @@ def main():
             results.append(json.loads(path.read_text(encoding="utf-8")))
             sections.append(draw(results[-1]))
         except (KeyError, TypeError, AttributeError) as error:
-            print(f"{path}: not a complete result of bench or replay: {type(error).__name__} {error}", file=sys.stderr)
+            print(f"{path}: not a complete result: {type(error).__name__} {error}", file=sys.stderr)
             return EXIT_BAD_INPUT
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)

@@ -151,7 +151,7 @@ class CaseMeasurement:
         distinct_bytes = self.batch.distinct_tokens * kv_bytes_per_token(case)
         model = getattr(contender, "model_seconds", None)
         accuracy: Accuracy = runner.accuracy
-        return {
+        row: Row = {
             "grid": grid,
             "case": case.to_json(),
             "label": case.label,
@@ -180,13 +180,14 @@ class CaseMeasurement:
             "matrix_tflops": summarize(self._rates)["median"] * 1e-12,
             "share": self.share,
             "plan_us": summarize(runner.plan)["median"] * 1e6,
-            "model_us": None if model is None else model * 1e6,
-            "model_ratio": None if model is None else model / cold["median"],
             "max_error": accuracy.max_error if math.isfinite(accuracy.worst) else None,
             "error_bound": accuracy.error_bound,
             "error_ratio": accuracy.worst if math.isfinite(accuracy.worst) else None,
             "checked_rows": accuracy.rows,
         }
+        if model is not None:
+            row.update(model_us=model * 1e6, model_ratio=model / cold["median"])
+        return row
 
 
 def free_bytes(device: torch.device) -> int:
