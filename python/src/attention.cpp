@@ -12,17 +12,6 @@
 namespace trunkline::python {
 namespace {
 
-struct PyWorkspace {
-  Workspace workspace;
-  nb::object memory;  // the caller's, or none
-  std::mutex mutex;   // calls release the interpreter's lock, so Python's threads may meet here
-  int num_requests = 0;
-
-  explicit PyWorkspace(const Attention& attention) : workspace(attention), memory(nb::none()) {}
-  PyWorkspace(const Attention& attention, nb::handle object, void* data, std::size_t bytes)
-      : workspace(attention, data, bytes), memory(nb::borrow(object)) {}
-};
-
 struct PyAttention {
   Attention attention;
   nb::object own;  // its own PyWorkspace, made on first use
@@ -73,7 +62,7 @@ nb::object plan(PyAttention& self, const PyForest& forest, nb::handle workspace,
     self.attention.plan(forest.forest, place.workspace, on);
     place.num_requests = forest.forest.num_requests();
   }
-  return nb::cast(&place.workspace.plan(), nb::rv_policy::reference_internal, holder);
+  return nb::cast(PyPlan(holder));
 }
 
 nb::object run(PyAttention& self, nb::handle q, const PyKvCache& kv, nb::object out, nb::object lse, nb::handle stream,
@@ -236,8 +225,8 @@ Plan(1 items, 0 merges, auto)
       .def("__init__", &make_workspace, nb::arg("attention"), nb::arg("memory") = nb::none(),
            nb::sig("def __init__(self, attention: Attention, memory: trunkline.typing.Array | None = None) -> None"))
       .def_prop_ro(
-          "plan", [](const PyWorkspace& self) { return &self.workspace.plan(); }, nb::rv_policy::reference_internal,
-          "The plan made last; empty before the first. It changes with the next one.");
+          "plan", [](nb::handle_t<PyWorkspace> self) { return PyPlan(self); }, nb::sig("def plan(self) -> Plan"),
+          "A view of the plan made last; empty before the first. It changes with the next one.");
   attention
       .def(
           "__init__",
@@ -273,7 +262,7 @@ stream : optional
 Returns
 -------
 Plan
-    The workspace's, until the next call.
+    A view of the workspace's: it shows the next one after the next call.
 
 Raises
 ------

@@ -2,10 +2,16 @@
 #include "trunkline/plan.hpp"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <shared_mutex>
 #include <string>
+#include <utility>
+#include <variant>
+#include <vector>
 
 #include "binding/binding.hpp"
 #include "trunkline/system.hpp"
@@ -129,36 +135,52 @@ Examples
       .def_rw("launch_seconds", &DeviceSpec::launch_seconds);
 }
 
-nb::dict statistics(const Plan& plan) {
+nb::dict statistics(const PyPlan& plan) {
+  using Fact = std::pair<const char*, std::variant<std::string, std::int64_t, double, bool>>;
+  const std::vector<Fact> facts = plan.read([](const Plan& p) {
+    const auto size = [](const auto& array) { return static_cast<std::int64_t>(array.size()); };
+    const auto count = [&](const auto& predicate) {
+      return static_cast<std::int64_t>(std::count_if(p.choices.begin(), p.choices.end(), predicate));
+    };
+    const auto kept = [](const Plan::NodeChoice& choice) { return choice.kept; };
+    const auto shared = [&](const Plan::NodeChoice& choice) { return choice.kept && choice.rows > p.group_size; };
+    return std::vector<Fact>{{"strategy", to_string(p.strategy)},
+                             {"num_query_tokens", size(p.query_tokens)},
+                             {"num_items", size(p.items)},
+                             {"num_segments", size(p.segments)},
+                             {"num_merges", size(p.merges)},
+                             {"num_phases", size(p.phases)},
+                             {"num_partial_rows", p.num_partial_rows},
+                             {"num_workers", std::int64_t{p.num_workers}},
+                             {"shed", p.shed},
+                             {"model_seconds", p.model.seconds},
+                             {"kv_bytes", p.model.kv_bytes},
+                             {"partial_bytes", p.model.partial_bytes},
+                             {"operations", p.model.operations},
+                             {"num_nodes", size(p.choices)},
+                             {"num_nodes_kept", count(kept)},
+                             {"num_nodes_shared", count(shared)}};
+  });
   nb::dict result;
-  result["strategy"] = to_string(plan.strategy);
-  result["num_query_tokens"] = plan.query_tokens.size();
-  result["num_items"] = plan.items.size();
-  result["num_segments"] = plan.segments.size();
-  result["num_merges"] = plan.merges.size();
-  result["num_phases"] = plan.phases.size();
-  result["num_partial_rows"] = plan.num_partial_rows;
-  result["num_workers"] = plan.num_workers;
-  result["shed"] = plan.shed;
-  result["model_seconds"] = plan.model.seconds;
-  result["kv_bytes"] = plan.model.kv_bytes;
-  result["partial_bytes"] = plan.model.partial_bytes;
-  result["operations"] = plan.model.operations;
-  std::size_t shared = 0, kept = 0;
-  for (const Plan::NodeChoice& choice : plan.choices) {
-    kept += choice.kept ? 1 : 0;
-    shared += choice.kept && choice.rows > plan.group_size ? 1 : 0;
-  }
-  result["num_nodes"] = plan.choices.size();
-  result["num_nodes_kept"] = kept;
-  result["num_nodes_shared"] = shared;
+  for (const auto& [name, value] : facts) result[name] = value;
   return result;
 }
 
-void bind_planner(nb::module_& m) {
-  nb::class_<Plan>(m, "Plan", R"(Everything a kernel does, decided: of a `Planner`, or the latest of a `Workspace`.
+// With the forest as it is, and nobody advancing it.
+template <class Read>
+auto read_with(const PyPlan& plan, const PyForest& forest, const Read& read) {
+  return plan.read([&](const Plan& p) {
+    const std::shared_lock lock(forest.mutex);
+    return read(p, forest.forest);
+  });
+}
 
-That of a workspace changes with the next `Attention.plan`.
+void bind_planner(nb::module_& m) {
+  nb::class_<PyPlan>(m, "Plan", R"(Everything a kernel does, decided: of a `Planner`, or the latest of a `Workspace`.
+
+That of a workspace is a view: it changes with the next `Attention.plan` into it, and keeps the workspace alive. Any
+thread may look at it. Each call and attribute tells of one plan, for which it waits until no other thread plans or runs
+in the workspace.
 
 Examples
 --------
@@ -174,38 +196,37 @@ Examples
 )")
       .def(
           "explain",
-          [](const Plan& plan, const PyForest& forest) {
-            nb::gil_scoped_release released;
-            const std::shared_lock lock(forest.mutex);
-            return plan.explain(forest.forest);
+          [](const PyPlan& plan, const PyForest& forest) {
+            return read_with(plan, forest, [](const Plan& p, const Forest& f) { return p.explain(f); });
           },
-          nb::arg("forest"), "The choices and their modelled times, for people.")
+          nb::arg("forest"), "The choices for the planned forest and their modelled times, for people.")
       .def(
           "explain_json",
-          [](const Plan& plan, const PyForest& forest) {
-            nb::gil_scoped_release released;
-            const std::shared_lock lock(forest.mutex);
-            return plan.explain_json(forest.forest);
+          [](const PyPlan& plan, const PyForest& forest) {
+            return read_with(plan, forest, [](const Plan& p, const Forest& f) { return p.explain_json(f); });
           },
           nb::arg("forest"), "The same facts, of every node, as one JSON object.")
       .def(
           "check",
-          [](const Plan& plan, const PyForest& forest) {
-            nb::gil_scoped_release released;
-            const std::shared_lock lock(forest.mutex);
-            plan.check(forest.forest);
+          [](const PyPlan& plan, const PyForest& forest) {
+            read_with(plan, forest, [](const Plan& p, const Forest& f) { p.check(f); });
           },
           nb::arg("forest"),
           "Proves that every visible (row, token) is covered and every partial merged exactly once.\n\n"
           "Raises\n------\nRuntimeError\n    Naming the first violation.")
       .def("statistics", &statistics, nb::sig("def statistics(self) -> dict[str, typing.Any]"),
            "Counts, and the model's seconds, bytes and operations.")
-      .def_prop_ro("strategy", [](const Plan& plan) { return to_string(plan.strategy); })
-      .def_prop_ro("num_items", [](const Plan& plan) { return plan.items.size(); })
-      .def_prop_ro("num_merges", [](const Plan& plan) { return plan.merges.size(); })
-      .def("__repr__", [](const Plan& plan) {
-        return "Plan(" + std::to_string(plan.items.size()) + " items, " + std::to_string(plan.merges.size()) +
-               " merges, " + to_string(plan.strategy) + ")";
+      .def_prop_ro("strategy",
+                   [](const PyPlan& plan) { return plan.read([](const Plan& p) { return to_string(p.strategy); }); })
+      .def_prop_ro("num_items",
+                   [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.items.size(); }); })
+      .def_prop_ro("num_merges",
+                   [](const PyPlan& plan) { return plan.read([](const Plan& p) { return p.merges.size(); }); })
+      .def("__repr__", [](const PyPlan& plan) {
+        return plan.read([](const Plan& p) {
+          return "Plan(" + std::to_string(p.items.size()) + " items, " + std::to_string(p.merges.size()) + " merges, " +
+                 to_string(p.strategy) + ")";
+        });
       });
 
   nb::class_<Planner>(m, "Planner", R"(Makes plans without a device: a pure function of forest, config and device facts.
@@ -235,7 +256,7 @@ Plan(2 items, 0 merges, auto)
           [](const Planner& planner, const PyForest& forest) {
             nb::gil_scoped_release released;
             const std::shared_lock lock(forest.mutex);
-            return planner.plan(forest.forest);
+            return PyPlan(planner.plan(forest.forest));
           },
           nb::arg("forest"))
       .def_prop_ro("config", &Planner::config, nb::rv_policy::reference_internal)

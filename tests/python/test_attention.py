@@ -279,6 +279,60 @@ def test_a_forest_advances_while_others_plan_it(batch):
     assert not failures and forest.version == 600
 
 
+def test_a_plan_is_looked_at_while_others_plan():
+    """A plan is a view of its workspace; whoever looks sees one plan, whole."""
+    config = tl.AttentionConfig(4, 2, 32, 16, dtype="float32")
+    attention = tl.Attention(config, max_requests=1000, max_table_width=64)
+    tables = np.arange(1000 * 64, dtype=np.int32).reshape(1000, 64)
+    forests = [tl.Forest.from_block_tables(tables, [length] * 1000, 16) for length in (1, 1024)]
+    plan = attention.plan(forests[0])
+
+    def look():
+        try:
+            plan.check(forests[0])
+            found = "nothing"
+        except RuntimeError as error:
+            found = str(error)
+        return found, plan.explain_json(forests[0]), repr(plan), plan.statistics()
+
+    seen = [look()]
+    attention.plan(forests[1])
+    seen.append(look())
+    assert seen[0][0] == "nothing" and "visible_end" in seen[1][0]
+    stop = threading.Event()
+    failures = []
+
+    def work(call):
+        try:
+            while not stop.is_set():
+                call()
+        except Exception as error:  # the main thread reports it
+            failures.append(error)
+
+    def compare():
+        for facts, *known in zip(look(), *seen):
+            assert facts in known
+
+    calls = [compare, *(lambda forest=forest: attention.plan(forest) for forest in forests)]
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert not failures
+
+
+def test_a_plan_outlives_what_it_is_of(batch):
+    attention, forest = batch.attention(), batch.forest()
+    plan, view = attention.plan(forest), attention.workspace.plan
+    del attention
+    plan.check(forest)
+    assert plan.statistics() == view.statistics() and repr(plan) == repr(view)
+
+
 def test_merge(batch, kv):
     """Attention over the first two pages merged with the third is attention over all."""
     tables = batch.tables[1:2]

@@ -3,6 +3,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
@@ -49,6 +50,41 @@ struct PyKvCache {
 
   /// Throws Error(invalid_argument) when the memory of an array went elsewhere, as far as its library tells.
   void check_memory() const;
+};
+
+/// A workspace's plan changes under the mutex, with the interpreter's lock released. Who waits for the mutex does not
+/// hold that lock, so who has the mutex may take it.
+struct PyWorkspace {
+  Workspace workspace;
+  nb::object memory;  // the caller's, or none
+  mutable std::mutex mutex;
+  int num_requests = 0;
+
+  explicit PyWorkspace(const Attention& attention) : workspace(attention), memory(nb::none()) {}
+  PyWorkspace(const Attention& attention, nb::handle object, void* data, std::size_t bytes)
+      : workspace(attention, data, bytes), memory(nb::borrow(object)) {}
+};
+
+/// A plan of its own, or a view of a workspace's.
+class PyPlan {
+ public:
+  explicit PyPlan(Plan plan) : own_(std::make_unique<const Plan>(std::move(plan))) {}
+  explicit PyPlan(nb::handle workspace)
+      : holder_(nb::borrow(workspace)), workspace_(nb::inst_ptr<PyWorkspace>(workspace)) {}
+
+  /// Reads one plan: nobody makes another of it meanwhile. Without the interpreter's lock.
+  template <class Read>
+  auto read(const Read& read) const {
+    nb::gil_scoped_release released;
+    if (own_ != nullptr) return read(*own_);
+    const std::scoped_lock lock(workspace_->mutex);
+    return read(workspace_->workspace.plan());
+  }
+
+ private:
+  std::unique_ptr<const Plan> own_;
+  nb::object holder_;                       // of the workspace
+  const PyWorkspace* workspace_ = nullptr;  // where there is no plan of its own
 };
 
 /// Block tables of an argument: int32 [num_requests, max_pages], or the pair (indptr, indices).
