@@ -140,6 +140,7 @@ bool import(nb::handle object, Array& array, const char* name) {
   view.shape = const_cast<std::int64_t*>(imported.shape_ptr());
   view.strides = const_cast<std::int64_t*>(imported.stride_ptr());
   take(array, view, name);
+  array.exported = nb::ndarray<nb::ro>(imported);
   return true;
 }
 
@@ -179,10 +180,7 @@ Array read_array(nb::handle object, const char* name, Access access) {
   if (access == Access::write && !array.writable) {
     refuse(name, "an array that can be written", "a read-only " + full_type_name(object));
   }
-  if (bits.is_valid()) {
-    array.dtype = {static_cast<std::uint8_t>(dtype_code::Bfloat), 16, 1};
-    array.keep_alive = bits;
-  }
+  if (bits.is_valid()) array.dtype = {static_cast<std::uint8_t>(dtype_code::Bfloat), 16, 1};
   return array;
 }
 

@@ -48,7 +48,7 @@ void make_workspace(PyWorkspace* self, const PyAttention& attention, nb::handle 
     stride *= array.shape[i];
   }
   const std::size_t bytes = static_cast<std::size_t>(array.size()) * array.dtype.bits / 8;
-  new (self) PyWorkspace(attention.attention, memory, array.data, bytes);
+  new (self) PyWorkspace(attention.attention, memory, array, bytes);
 }
 
 nb::object plan(PyAttention& self, const PyForest& forest, nb::handle workspace, nb::handle stream) {

@@ -60,10 +60,12 @@ KvView shaped(const Array& array, KvLayout layout, const char* name) {
   return view;
 }
 
-void bind_arrays(PyKvCache& cache, nb::handle k, nb::handle v) {
+void bind_arrays(PyKvCache& cache, nb::handle k, const Array& keys, nb::handle v, const Array& values) {
   cache.view.validate();
   cache.k = nb::borrow(k);
   cache.v = nb::borrow(v);
+  cache.k_exported = keys.exported;
+  cache.v_exported = values.exported;
   cache.k_address = current_address(k);
   cache.v_address = v.is_none() ? nullptr : current_address(v);
 }
@@ -88,7 +90,7 @@ PyKvCache separate(nb::handle k, nb::handle v, const std::string& layout_name) {
   cache.view.k = plane_of(keys, layout, "k");
   cache.view.v = plane_of(values, layout, "v");
   cache.writable = keys.writable && values.writable;
-  bind_arrays(cache, k, v);
+  bind_arrays(cache, k, keys, v, values);
   return cache;
 }
 
@@ -107,7 +109,7 @@ PyKvCache interleaved(nb::handle kv, const std::string& layout_name) {
         static_cast<std::byte*>(both.data) + both.strides[1] * static_cast<std::int64_t>(size_of(cache.view.dtype));
   }
   cache.writable = both.writable;
-  bind_arrays(cache, kv, nb::none());
+  bind_arrays(cache, kv, both, nb::none(), Array());
   return cache;
 }
 

@@ -1,5 +1,8 @@
 """Anything that speaks DLPack; JAX and CuPy where they are installed."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -29,6 +32,44 @@ def test_dlpack_alone_is_enough(batch, kv):
         attention.run(OnlyDLPack(batch.q), kv)
 
 
+class ExportsAfresh(OnlyDLPack):
+    """Memory that nothing but its export keeps alive."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.exports = []
+
+    def __dlpack__(self, **options):
+        memory = np.empty(self.array.nbytes + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        fresh = memory[start : start + self.array.nbytes].view(self.array.dtype).reshape(self.array.shape)
+        fresh[...] = self.array
+        self.exports.append(weakref.ref(fresh))
+        return fresh.__dlpack__(**options)
+
+    @property
+    def alive(self):
+        gc.collect()
+        return sum(export() is not None for export in self.exports)
+
+
+def test_what_an_argument_exports_is_held(batch):
+    attention = batch.attention()
+    memory = ExportsAfresh(np.zeros(attention.workspace_bytes, np.uint8))
+    q, pages = ExportsAfresh(batch.q), ExportsAfresh(batch.pages)
+    k, v = ExportsAfresh(batch.pages[:, 0]), ExportsAfresh(batch.pages[:, 1])
+    workspace = tl.Workspace(attention, memory)
+    caches = [tl.KvCache.interleaved(pages), tl.KvCache(k, v)]
+    assert memory.alive == pages.alive == k.alive == v.alive == 1
+    attention.plan(batch.forest(), workspace)
+    out = np.zeros_like(batch.q)
+    for kv in caches:
+        batch.check(attention.run(q, kv, out, workspace=workspace))
+    assert len(q.exports) == 2 and q.alive == 0
+    del kv, caches, workspace
+    assert memory.alive == pages.alive == k.alive == v.alive == 0
+
+
 def test_the_buffer_protocol_alone_is_enough(batch, kv):
     attention = batch.attention()
     attention.plan(batch.forest())
@@ -56,6 +97,11 @@ def test_jax_is_input(batch):
         tl.append_kv(kv, rows, rows, [0])
     sixteen = tl.KvCache.interleaved(pages.astype(jax.numpy.bfloat16))
     assert sixteen.dtype == "bfloat16"
+    pages = pages + 0  # JAX's own memory
+    kv = tl.KvCache.interleaved(pages)
+    pages.delete()  # as a jitted function does that it is donated to
+    attention.run(q, kv, out)
+    batch.check(out)
 
 
 def test_cupy(batch):

@@ -28,7 +28,7 @@ struct Array {
   int rank = 0;
   std::array<std::int64_t, max_rank> shape{}, strides{};
   bool writable = false;
-  nb::object keep_alive;  // what the memory belongs to where it is not the argument itself
+  nb::ndarray<nb::ro> exported;  // by __dlpack__ or the buffer protocol: the memory may live no longer than this
 
   std::int64_t size() const noexcept;
 };
@@ -36,9 +36,9 @@ struct Array {
 enum class Access { read, write };
 
 /// What an argument says of itself by DLPack's C exchange interface, by __dlpack__ or by the buffer protocol; bfloat16
-/// arrays of ml_dtypes too. The argument keeps the memory alive, and `keep_alive` when it is set. Throws TypeError for
-/// what is no array, and Error(invalid_argument) for one that cannot be taken as it is, or cannot be written when it
-/// has to be.
+/// arrays of ml_dtypes too. The argument keeps the memory alive together with `exported`, where that is set. Throws
+/// TypeError for what is no array, and Error(invalid_argument) for one that cannot be taken as it is, or cannot be
+/// written when it has to be.
 Array read_array(nb::handle object, const char* name, Access access);
 
 /// Throws Error(invalid_argument) for element types or ranks that the core has no name for.

@@ -45,6 +45,7 @@ struct PyForest {
 struct PyKvCache {
   KvView view;
   nb::object k, v;  // v is none for one array that holds both
+  nb::ndarray<nb::ro> k_exported, v_exported;
   const void *k_address = nullptr, *v_address = nullptr;
   bool writable = false;
 
@@ -55,14 +56,15 @@ struct PyKvCache {
 /// A workspace's plan changes under the mutex, with the interpreter's lock released. Who waits for the mutex does not
 /// hold that lock, so who has the mutex may take it.
 struct PyWorkspace {
-  Workspace workspace;
   nb::object memory;  // the caller's, or none
+  nb::ndarray<nb::ro> exported;
+  Workspace workspace;
   mutable std::mutex mutex;
   int num_requests = 0;
 
-  explicit PyWorkspace(const Attention& attention) : workspace(attention), memory(nb::none()) {}
-  PyWorkspace(const Attention& attention, nb::handle object, void* data, std::size_t bytes)
-      : workspace(attention, data, bytes), memory(nb::borrow(object)) {}
+  explicit PyWorkspace(const Attention& attention) : memory(nb::none()), workspace(attention) {}
+  PyWorkspace(const Attention& attention, nb::handle object, const Array& array, std::size_t bytes)
+      : memory(nb::borrow(object)), exported(array.exported), workspace(attention, array.data, bytes) {}
 };
 
 /// A plan of its own, or a view of a workspace's.
