@@ -90,11 +90,14 @@ void take(Array& array, const nb::dlpack::dltensor& view, const char* name) {
   if (array.rank > Array::max_rank) {
     refuse(std::string(name) + ".shape", "at most 8 dimensions", std::to_string(array.rank));
   }
+  // NumPy exports an array without elements with strides of 0, which would not pass for contiguous.
+  const bool given =
+      view.strides != nullptr && std::find(view.shape, view.shape + view.ndim, 0) == view.shape + view.ndim;
   std::int64_t stride = 1;
   for (int i = array.rank - 1; i >= 0; --i) {
     array.shape[i] = view.shape[i];
-    array.strides[i] = view.strides != nullptr ? view.strides[i] : stride;
-    stride *= view.shape[i];
+    array.strides[i] = given ? view.strides[i] : stride;
+    stride *= std::max<std::int64_t>(view.shape[i], 1);
   }
   array.data = view.data == nullptr ? nullptr : static_cast<std::byte*>(view.data) + view.byte_offset;
 }

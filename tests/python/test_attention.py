@@ -84,6 +84,21 @@ def test_padding_rows_are_left_alone(batch, kv):
     assert (out[4:] == 7).all()
 
 
+def test_an_idle_step_of_no_requests(batch, kv):
+    """Arrays without elements have strides that say nothing."""
+    attention, none = batch.attention(), np.zeros(0, np.int32)
+    for tables in (np.zeros((0, 4), np.int32), np.zeros((0, 0), np.int32), batch.tables[:0], ([0], none)):
+        forest = tl.Forest.from_block_tables(tables, none, 16, none)
+        assert attention.plan(forest).num_items == 0 and forest.num_requests == 0
+        out, lse = attention.run(np.zeros((0, 4, 32), np.float32), kv, lse=True, seq_lens=none)
+        assert out.shape == (0, 4, 32) and lse.shape == (0, 4)
+    before, rows = batch.pages.copy(), np.zeros((0, 2, 32), np.float32)
+    tl.append_kv(kv, rows, rows, np.zeros(0, np.int64))
+    np.testing.assert_array_equal(batch.pages, before)
+    assert tl.merge(out, lse, out, lse)[0].shape == out.shape
+    assert tl.reference_attention(out, kv, np.zeros((0, 4), np.int32), none).out.shape == out.shape
+
+
 def test_layouts_and_planes(batch):
     k, v = batch.pages[:, 0], batch.pages[:, 1]  # strided views of one array
     padded = np.full((12, 2, 20, 2, 40), np.nan, np.float32)
