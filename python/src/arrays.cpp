@@ -1,11 +1,8 @@
 #include "binding/arrays.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <string_view>
 #include <utility>
-
-#include "trunkline/error.hpp"
 
 namespace trunkline::python {
 namespace {
@@ -58,12 +55,6 @@ std::string text(nb::handle object) {
   const nb::object string = nb::steal(PyObject_Str(object.ptr()));
   if (!string.is_valid()) throw nb::python_error();
   return nb::cast<std::string>(string);
-}
-
-std::string full_type_name(nb::handle object) {
-  const nb::object type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
-  const nb::object module = type.attr("__module__"), name = type.attr("__name__");
-  return text(module) + "." + text(name);
 }
 
 [[noreturn]] void refuse(std::string argument, std::string expected, std::string got) {
@@ -149,6 +140,12 @@ bool import(nb::handle object, Array& array, const char* name) {
 
 }  // namespace
 
+std::string full_type_name(nb::handle object) {
+  const nb::object type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  const nb::object module = type.attr("__module__"), name = type.attr("__name__");
+  return text(module) + "." + text(name);
+}
+
 std::int64_t Array::size() const noexcept {
   std::int64_t result = 1;
   for (int i = 0; i < rank; ++i) result *= shape[i];
@@ -229,6 +226,12 @@ TensorView view_of(const Array& array, const char* name) {
   std::copy_n(array.shape.begin(), TensorView::max_rank, view.shape.begin());
   std::copy_n(array.strides.begin(), TensorView::max_rank, view.strides.begin());
   return view;
+}
+
+TensorView lse_view_of(const Array& array, const char* name) {
+  if (array.dtype != nb::dtype<float>()) refuse(std::string(name) + ".dtype", "float32", to_string(array.dtype));
+  check_data(array, sizeof(float), name);
+  return view_of(array, name);
 }
 
 TensorView read_view(nb::handle object, const char* name, Access access) {
@@ -351,16 +354,13 @@ Integers<Integer>::Integers(nb::handle object, const char* name) {
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
     copied_.reserve(static_cast<std::size_t>(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
-      PyObject* item = PySequence_Fast_GET_ITEM(items.ptr(), i);
-      const nb::object number = nb::steal(PyNumber_Index(item));
-      if (!number.is_valid()) throw nb::python_error();
-      int overflow = 0;
-      const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
-      if (overflow != 0 || value < std::numeric_limits<Integer>::min() || value > std::numeric_limits<Integer>::max()) {
+      const nb::handle item = PySequence_Fast_GET_ITEM(items.ptr(), i);
+      Integer value{};
+      if (!is_integer(item, value)) {
         refuse(std::string(name) + "[" + std::to_string(i) + "]", "int" + std::to_string(8 * sizeof(Integer)),
-               text(number));
+               nb::repr(item).c_str());
       }
-      copied_.push_back(static_cast<Integer>(value));
+      copied_.push_back(value);
     }
     span_ = copied_;
     return;

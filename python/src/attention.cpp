@@ -86,8 +86,7 @@ nb::object run(PyAttention& self, nb::handle q, const PyKvCache& kv, nb::object 
   TensorView lse_view;
   if (with_lse) {
     sums = read_array(lse, "lse", Access::write);
-    lse_view = view_of(sums, "lse");
-    check_data(sums, sizeof(float), "lse");
+    lse_view = lse_view_of(sums, "lse");
   }
   if (!seq_lens.is_none()) {
     lengths = read_array(seq_lens, "seq_lens", Access::read);

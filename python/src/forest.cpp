@@ -93,14 +93,6 @@ nb::object from_levels(nb::iterable levels, int page_size, nb::handle qo_lens, n
   return nb::cast(new PyForest(std::move(made)), nb::rv_policy::take_ownership);
 }
 
-template <class T>
-T number(nb::handle object, const char* name) {
-  T value{};
-  if (nb::try_cast(object, value)) return value;
-  throw Error(ErrorCode::invalid_argument, name, "an integer of " + std::to_string(8 * sizeof(T)) + " bits",
-              nb::cast<std::string>(nb::str(nb::repr(object))));
-}
-
 // (requests, num_tokens, page_indptr, pages)
 void read_growth(nb::handle arrays, std::vector<Deltas::Growth>& grow) {
   const nb::tuple t = read_tuple(arrays, 4, "grow_each", "(requests, num_tokens, page_indptr, pages)");
@@ -136,25 +128,26 @@ void advance(PyForest& self, nb::handle leave, nb::iterable replace, nb::iterabl
   deltas.leave = Integers<RequestId>(leave, "leave").vector();
   for (nb::handle entry : replace) {
     const nb::tuple t = read_tuple(entry, 3, "replace", "(request, first_page, pages)");
-    deltas.replace.push_back({number<RequestId>(t[0], "replace.request"),
-                              number<std::int32_t>(t[1], "replace.first_page"),
+    deltas.replace.push_back({read_integer<RequestId>(t[0], "replace.request"),
+                              read_integer<std::int32_t>(t[1], "replace.first_page"),
                               Int32s(t[2], "replace.pages").vector()});
   }
   for (nb::handle entry : grow) {
     const nb::tuple t = read_tuple(entry, 3, "grow", "(request, num_tokens, pages)");
-    deltas.grow.push_back({number<RequestId>(t[0], "grow.request"), number<std::int32_t>(t[1], "grow.num_tokens"),
-                           Int32s(t[2], "grow.pages").vector()});
+    deltas.grow.push_back({read_integer<RequestId>(t[0], "grow.request"),
+                           read_integer<std::int32_t>(t[1], "grow.num_tokens"), Int32s(t[2], "grow.pages").vector()});
   }
   if (!grow_each.is_none()) read_growth(grow_each, deltas.grow);
   for (nb::handle entry : qo_lens) {
     const nb::tuple t = read_tuple(entry, 2, "qo_lens", "(request, qo_len)");
     deltas.qo_lens.push_back(
-        {number<RequestId>(t[0], "qo_lens.request"), number<std::int32_t>(t[1], "qo_lens.qo_len")});
+        {read_integer<RequestId>(t[0], "qo_lens.request"), read_integer<std::int32_t>(t[1], "qo_lens.qo_len")});
   }
   for (nb::handle entry : join) {
     const nb::tuple t = read_tuple(entry, 4, "join", "(request, seq_len, qo_len, pages)");
-    deltas.join.push_back({number<RequestId>(t[0], "join.request"), number<std::int32_t>(t[1], "join.seq_len"),
-                           number<std::int32_t>(t[2], "join.qo_len"), Int32s(t[3], "join.pages").vector()});
+    deltas.join.push_back({read_integer<RequestId>(t[0], "join.request"),
+                           read_integer<std::int32_t>(t[1], "join.seq_len"),
+                           read_integer<std::int32_t>(t[2], "join.qo_len"), Int32s(t[3], "join.pages").vector()});
   }
   std::unique_lock lock(self.mutex, std::defer_lock);
   {

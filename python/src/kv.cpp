@@ -145,8 +145,8 @@ PageCopy read_copy(nb::handle object) {
   const PageCopy* copy = nullptr;
   if (nb::try_cast(object, copy) && copy != nullptr) return *copy;
   const nb::tuple t = read_tuple(object, 3, "copies", "(src, dst, num_tokens), a PageCopy or None");
-  const Integers<std::int32_t> numbers(t, "copies");
-  return {numbers.span()[0], numbers.span()[1], numbers.span()[2]};
+  return {read_integer<std::int32_t>(t[0], "copies.src"), read_integer<std::int32_t>(t[1], "copies.dst"),
+          read_integer<std::int32_t>(t[2], "copies.num_tokens")};
 }
 
 void copy(const PyKvCache& kv, nb::handle copies, nb::handle stream) {
@@ -155,6 +155,10 @@ void copy(const PyKvCache& kv, nb::handle copies, nb::handle stream) {
   if (nb::isinstance<PageCopy>(copies)) {
     list.push_back(read_copy(copies));
   } else if (!copies.is_none()) {
+    if (!nb::isinstance<nb::iterable>(copies)) {
+      const std::string message = "copies: expected a PageCopy, None or a sequence of them, got ";
+      throw nb::type_error((message + full_type_name(copies)).c_str());
+    }
     for (nb::handle entry : nb::cast<nb::iterable>(copies)) {
       if (!entry.is_none()) list.push_back(read_copy(entry));
     }

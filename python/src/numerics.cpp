@@ -17,8 +17,8 @@ nb::object merge(nb::handle out_a, nb::handle lse_a, nb::handle out_b, nb::handl
                  nb::object lse) {
   const Array a = read_array(out_a, "out_a", Access::read), a_sums = read_array(lse_a, "lse_a", Access::read);
   const Array b = read_array(out_b, "out_b", Access::read), b_sums = read_array(lse_b, "lse_b", Access::read);
-  const TensorView a_view = view_of(a, "out_a"), a_lse = view_of(a_sums, "lse_a");
-  const TensorView b_view = view_of(b, "out_b"), b_lse = view_of(b_sums, "lse_b");
+  const TensorView a_view = view_of(a, "out_a"), a_lse = lse_view_of(a_sums, "lse_a");
+  const TensorView b_view = view_of(b, "out_b"), b_lse = lse_view_of(b_sums, "lse_b");
   if (out.is_none()) {
     out = allocate_like(out_a, {a_view.shape.data(), static_cast<std::size_t>(a_view.rank)}, /*float32=*/false, "out");
   }
@@ -26,8 +26,7 @@ nb::object merge(nb::handle out_a, nb::handle lse_a, nb::handle out_b, nb::handl
     lse = allocate_like(out_a, {a_lse.shape.data(), static_cast<std::size_t>(a_lse.rank)}, /*float32=*/true, "lse");
   }
   const Array result = read_array(out, "out", Access::write), sums = read_array(lse, "lse", Access::write);
-  const TensorView result_view = view_of(result, "out"), sums_view = view_of(sums, "lse");
-  check_data(sums, sizeof(float), "lse");
+  const TensorView result_view = view_of(result, "out"), sums_view = lse_view_of(sums, "lse");
   {
     nb::gil_scoped_release released;
     merge_states(a_view, a_lse, b_view, b_lse, result_view, sums_view);

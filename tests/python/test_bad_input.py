@@ -54,7 +54,8 @@ def test_bad_outputs(batch, kv, planned):
         with pytest.raises(ValueError, match=message):
             planned.run(batch.q, kv, out)
     for message, lse in {
-        r"lse\.dtype": np.zeros((4, 4)),
+        r"lse\.dtype: expected float32, got float64": np.zeros((4, 4)),
+        r"lse\.dtype: expected float32, got float16": np.zeros((4, 4), np.float16),
         r"lse\.shape": np.zeros((4, 2), np.float32),
         r"lse: expected memory apart from q": batch.q[:, :, 0],
     }.items():
@@ -166,11 +167,16 @@ def test_bad_tables(batch):
         r"seq_lens\.dtype": lambda: make(batch.tables, batch.seq_lens.astype(np.int64), 16),
         r"seq_lens": lambda: make(batch.tables, [37], 16),
         r"seq_lens\[0\]": lambda: make(batch.tables, [-1, 1, 1], 16),
+        r"seq_lens\[1\]: expected int32, got 20\.0": lambda: make(batch.tables, [1, 20.0, 1], 16),
+        r"seq_lens\[2\]: expected int32, got '1'": lambda: make(batch.tables, [1, 1, "1"], 16),
+        r"request_ids\[1\]: expected int64, got None": lambda: make(batch.tables, [1, 1, 1], 16, None, (1, None, 2)),
         r"qo_lens\[1\]": lambda: make(batch.tables, [1, 1, 1], 16, [1, 2, 1]),
         r"page_size": lambda: make(batch.tables, [1, 1, 1], 0),
         r"8": lambda: make(batch.tables, batch.seq_lens, 16, num_pages=8),
         r"grow: expected a tuple": lambda: batch.forest().advance(grow=[(1, 1)]),
-        r"grow\.request: expected an integer": lambda: batch.forest().advance(grow=[("one", 1, [])]),
+        r"grow\.request: expected an integer of 64 bits, got 'one'": lambda: batch.forest().advance(
+            grow=[("one", 1, [])]
+        ),
         r"levels: expected a tuple": lambda: tl.Forest.from_levels([([0, 1], [0])], 16),
     }.items():
         with pytest.raises(ValueError, match=message):
@@ -193,9 +199,12 @@ def test_bad_appends(batch, kv):
         r"copies\[0\]\.dst: expected another page": lambda: tl.copy_kv(kv, [(1, 1, 2)]),
         r"copies\[0\]\.src": lambda: tl.copy_kv(kv, [(12, 1, 2)]),
         r"copies: expected a tuple": lambda: tl.copy_kv(kv, [(1, 2)]),
+        r"copies\.num_tokens: expected an integer of 32 bits, got 1\.0": lambda: tl.copy_kv(kv, [(0, 1, 1.0)]),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(TypeError, match="copies: expected a PageCopy, None or a sequence of them, got builtins.int"):
+        tl.copy_kv(kv, 5)
     np.testing.assert_array_equal(batch.pages, before)
 
 
@@ -205,6 +214,11 @@ def test_bad_merges():
         tl.merge(rows, sums, rows, sums[:1])
     with pytest.raises(ValueError, match="out"):
         tl.merge(rows, sums, rows, sums, out=rows[:1])
+    for position, name in ((1, "lse_a"), (3, "lse_b"), (5, "lse")):
+        arguments = [rows, sums, rows, sums, rows.copy(), sums.copy()]
+        arguments[position] = sums.astype(np.float64)
+        with pytest.raises(ValueError, match=rf"{name}\.dtype: expected float32, got float64"):
+            tl.merge(*arguments)
 
 
 def test_devices(batch):

@@ -119,7 +119,7 @@ def test_pool_and_tree_say_what_is_missing():
         tree.insert(np.arange(3))
     with pytest.raises(ValueError, match=r"tokens\[1\]: expected int32, got 4294967296"):
         tree.insert([1, 1 << 32])
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"tokens\[0\]: expected int32, got 1\.5"):
         tree.insert([1.5])
     with pytest.raises(ValueError, match="begin, end"):
         tree.slots(tree.insert([1, 2]).request, 1, 3)

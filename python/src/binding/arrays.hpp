@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "trunkline/error.hpp"
 #include "trunkline/tensor.hpp"
 
 namespace trunkline::python {
@@ -41,8 +42,13 @@ enum class Access { read, write };
 /// written when it has to be.
 Array read_array(nb::handle object, const char* name, Access access);
 
+/// "numpy.ndarray"
+std::string full_type_name(nb::handle object);
+
 /// Throws Error(invalid_argument) for element types or ranks that the core has no name for.
 TensorView view_of(const Array& array, const char* name);
+/// Of a log-sum-exp: float32. The core takes one of no address for one that is not wanted, so that is checked here.
+TensorView lse_view_of(const Array& array, const char* name);
 TensorView read_view(nb::handle object, const char* name, Access access);
 
 /// Where the array lies now when its library can be asked at no cost worth naming, else nullptr.
@@ -62,6 +68,21 @@ Stream read_stream(nb::handle object, const Device& device, nb::handle array = n
 /// An uninitialised array of the library of `like`; `float32` instead of its dtype when asked for. Throws
 /// Error(invalid_argument) for libraries whose arrays cannot be written.
 nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, bool float32, const char* name);
+
+/// Whether the object is an int, or an integer of NumPy or a tensor, within the type's range. It is not a float.
+template <class Integer>
+bool is_integer(nb::handle object, Integer& value) {
+  return nb::try_cast(object, value);
+}
+
+/// An integer that an argument holds; throws Error(invalid_argument) for anything else.
+template <class Integer>
+Integer read_integer(nb::handle object, const char* name) {
+  Integer value{};
+  if (is_integer(object, value)) return value;
+  throw Error(ErrorCode::invalid_argument, name, "an integer of " + std::to_string(8 * sizeof(Integer)) + " bits",
+              nb::repr(object).c_str());
+}
 
 /// Integers of an argument: a contiguous CPU array of just this type, without a copy, or a list, tuple or range.
 template <class Integer>
@@ -85,8 +106,7 @@ Integers<Integer> read_optional(nb::handle object, const char* name) {
   return object.is_none() ? Integers<Integer>(nb::make_tuple(), name) : Integers<Integer>(object, name);
 }
 
-/// An array with elements has an address, aligned. The core checks that of what it computes on, but takes an lse of no
-/// address for one that is not wanted.
+/// An array with elements has an address, aligned. The core checks that of what it computes on.
 void check_data(const Array& array, std::size_t alignment, const char* name);
 
 /// Throws Error(invalid_argument) unless the array has this integer type and lies on the device, as check_data says.
