@@ -122,6 +122,16 @@ nb::object capsule_of_tensor(nb::handle object) {
   return capsule;
 }
 
+// The object itself where it has no address to show.
+nb::object address_of_stream(nb::handle object) {
+  const nb::object stream = nb::borrow(object);
+  if (PyLong_Check(object.ptr())) return stream;
+  for (const char* member : {"cuda_stream", "ptr"}) {  // PyTorch, CuPy
+    if (nb::hasattr(object, member)) return stream.attr(member);
+  }
+  return nb::hasattr(object, "__cuda_stream__") ? nb::object(stream.attr("__cuda_stream__")()[1]) : stream;
+}
+
 template <class NdArray>
 bool import(nb::handle object, Array& array, const char* name) {
   NdArray imported;
@@ -274,16 +284,15 @@ Device read_device(nb::handle object) {
 }
 
 Stream read_stream(nb::handle object, const Device& device, nb::handle array) {
-  if (device.kind == DeviceKind::cpu) return {};
-  const auto at = [](nb::handle address) { return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))}; };
+  const bool on_cpu = device.kind == DeviceKind::cpu;
   if (object.is_valid() && !object.is_none()) {
-    if (PyLong_CheckExact(object.ptr())) return at(object);
-    for (const char* member : {"cuda_stream", "ptr"}) {  // PyTorch, CuPy
-      if (nb::hasattr(object, member)) return at(nb::borrow(object).attr(member));
-    }
-    if (nb::hasattr(object, "__cuda_stream__")) return at(nb::borrow(object).attr("__cuda_stream__")()[1]);
-    refuse("stream", "a CUDA stream, its address or None", full_type_name(object));
+    const nb::object address = address_of_stream(object);
+    std::uintptr_t value = 0;
+    if (is_integer(address, value)) return on_cpu ? Stream{} : Stream{reinterpret_cast<void*>(value)};
+    refuse("stream", "a CUDA stream, its address or None", nb::repr(object).c_str());
   }
+  if (on_cpu) return {};
+  const auto at = [](nb::handle address) { return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))}; };
   const nb::object torch = imported("torch", "Tensor");
   const ExchangeApi* api = nullptr;
   if (array.is_valid()) {

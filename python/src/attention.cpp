@@ -176,7 +176,8 @@ out : array like q, optional
 lse : True or float32 array [sum(qo_lens) or more, num_qo_heads], optional
     The log-sum-exp, natural logarithm; allocated when True. A row that sees no token gives out = 0 and lse = -inf.
 stream : optional
-    CUDA: a stream of PyTorch or CuPy, or its address. None: the current stream of q's library.
+    CUDA: a stream of PyTorch or CuPy, or its address; it means nothing on the CPU. None: the current stream of q's
+    library.
 workspace : Workspace, optional
     Where the plan is; the attention's own when not given.
 seq_lens : int32 [num_requests] on the device, optional

@@ -28,6 +28,10 @@ struct PyCommitted {
   std::int32_t first_page;
   Pages pages;
 };
+struct PyPrefixLock {
+  PrefixLock lock;
+  nb::object tree;
+};
 
 void bind_pool(nb::module_& m) {
   nb::class_<PagePool>(m, "PagePool", R"(Reference-counted page numbers 0 to ``num_pages - 1`` of a KV cache.
@@ -131,9 +135,11 @@ void bind_results(nb::module_& m) {
       .def_prop_ro(
           "pages", [](const PrefixMatch& self) { return to_numpy(self.pages); },
           nb::sig("def pages(self) -> trunkline.typing.Int32Array"));
-  nb::class_<PrefixLock>(m, "PrefixLock", "A prefix kept from eviction.")
-      .def_ro("id", &PrefixLock::id)
-      .def_ro("num_tokens", &PrefixLock::num_tokens, "How much of the prefix was cached, and is now pinned.");
+  nb::class_<PyPrefixLock>(m, "PrefixLock", "A prefix kept from eviction, in the tree that it keeps alive.")
+      .def_prop_ro("id", [](const PyPrefixLock& self) { return self.lock.id; })
+      .def_prop_ro(
+          "num_tokens", [](const PyPrefixLock& self) { return self.lock.num_tokens; },
+          "How much of the prefix was cached, and is now pinned.");
   nb::class_<PrefixTreeStats>(m, "PrefixTreeStats", "Counters of a `PrefixTree`.")
       .def_ro("requests_inserted", &PrefixTreeStats::requests_inserted)
       .def_ro("requests_forked", &PrefixTreeStats::requests_forked)
@@ -260,11 +266,22 @@ Examples
       .def("remove", &PrefixTree::remove, nb::arg("request"), "Ends a request. Its committed tokens stay cached.")
       .def(
           "lock",
-          [](PrefixTree& tree, nb::handle tokens) { return tree.lock(Integers<std::int32_t>(tokens, "tokens")); },
+          [](PrefixTree& tree, nb::handle tokens) {
+            return PyPrefixLock{tree.lock(Integers<std::int32_t>(tokens, "tokens")), nb::find(tree)};
+          },
           nb::arg("tokens"), nb::sig("def lock(self, tokens: trunkline.typing.Ints) -> PrefixLock"),
           "Keeps the longest cached prefix from eviction until unlocked. Locks count.")
       .def(
-          "unlock", [](PrefixTree& tree, const PrefixLock& lock) { tree.unlock(lock.id); }, nb::arg("lock"))
+          "unlock",
+          [](PrefixTree& tree, const PyPrefixLock& lock) {
+            if (!lock.tree.is(nb::find(tree))) {
+              throw Error(ErrorCode::invalid_argument, "lock", "a lock of this tree", "one of another");
+            }
+            tree.unlock(lock.lock.id);
+          },
+          nb::arg("lock"),
+          "Lets a locked prefix go.\n\n"
+          "Raises\n------\nValueError\n    A lock of another tree, or one that was unlocked or cleared already.")
       .def("evict", &PrefixTree::evict, nb::arg("num_pages"),
            "Frees up to `num_pages` cached pages, least recently used first. Returns how many.")
       .def("clear", &PrefixTree::clear, "Forgets requests, locks and cache.")

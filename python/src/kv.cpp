@@ -85,6 +85,9 @@ PyKvCache separate(nb::handle k, nb::handle v, const std::string& layout_name) {
     throw Error(ErrorCode::invalid_argument, "v.device", trunkline::to_string(keys.device),
                 trunkline::to_string(values.device));
   }
+  if (keys.data == values.data && keys.data != nullptr) {
+    throw Error(ErrorCode::invalid_argument, "v", "memory apart from k", "that of k");
+  }
   PyKvCache cache;
   cache.view = shaped(keys, layout, "k");
   cache.view.k = plane_of(keys, layout, "k");
@@ -184,7 +187,7 @@ layout : {"NHD", "HND"}
 Raises
 ------
 ValueError
-    Naming the argument; also where the strides let two tokens overlap.
+    Naming the argument; also where the strides let two tokens overlap, and where k and v begin at one address.
 
 Examples
 --------

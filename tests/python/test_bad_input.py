@@ -93,6 +93,7 @@ def test_bad_caches(batch):
     cases = {
         r"k\.shape: expected \[num_pages, page_size, num_kv_heads, head_dim\]": lambda: tl.KvCache(k[0], v[0]),
         r"v\.shape": lambda: tl.KvCache(k, v[:4]),
+        r"v: expected memory apart from k, got that of k": lambda: tl.KvCache(k, k),
         r"v\.dtype: expected float32, got float16": lambda: tl.KvCache(k, v.astype(np.float16)),
         r"kv\.shape: expected \[num_pages, 2, ": lambda: tl.KvCache.interleaved(k),
         r"kv\.shape\[1\]: expected 2": lambda: tl.KvCache.interleaved(pages[:, :1]),
@@ -168,6 +169,7 @@ def test_bad_tables(batch):
         r"seq_lens": lambda: make(batch.tables, [37], 16),
         r"seq_lens\[0\]": lambda: make(batch.tables, [-1, 1, 1], 16),
         r"seq_lens\[1\]: expected int32, got 20\.0": lambda: make(batch.tables, [1, 20.0, 1], 16),
+        r"seq_lens\[0\]: expected int32, got True": lambda: make(batch.tables, [True, 1, 1], 16),
         r"seq_lens\[2\]: expected int32, got '1'": lambda: make(batch.tables, [1, 1, "1"], 16),
         r"request_ids\[1\]: expected int64, got None": lambda: make(batch.tables, [1, 1, 1], 16, None, (1, None, 2)),
         r"qo_lens\[1\]": lambda: make(batch.tables, [1, 1, 1], 16, [1, 2, 1]),
@@ -181,6 +183,29 @@ def test_bad_tables(batch):
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_bad_streams(batch, kv, planned):
+    """On the CPU too, where a stream means nothing."""
+    rows, out = np.zeros((2, 2, 32), np.float32), np.full_like(batch.q, 7)
+    before = batch.pages.copy()
+    for stream, got in (("junk", "'junk'"), (-1, "-1"), (True, "True"), (1.0, r"1\.0"), (object(), "<object object")):
+        for call in (
+            lambda: planned.plan(batch.forest(), stream=stream),
+            lambda: planned.run(batch.q, kv, out, stream=stream),
+            lambda: tl.append_kv(kv, rows, rows, [0, 1], stream=stream),
+            lambda: tl.copy_kv(kv, [(0, 1, 2)], stream=stream),
+        ):
+            with pytest.raises(ValueError, match=rf"stream: expected a CUDA stream, its address or None, got {got}"):
+                call()
+    assert (out == 7).all()
+    np.testing.assert_array_equal(batch.pages, before)
+
+    class Stream:
+        cuda_stream = 0
+
+    for stream in (None, 0, Stream()):
+        batch.check(planned.run(batch.q, kv, stream=stream))
 
 
 def test_bad_appends(batch, kv):

@@ -195,8 +195,18 @@ def test_locks_and_matches():
     assert match.num_tokens == 5 and match.pages.size == 2 and tree.match_length(range(20)) == 10
     lock = tree.lock(range(8))
     assert lock.num_tokens == 8 and tree.evict(8) == 1
+    other = tl.PrefixTree(tl.PagePool(8, 4))
+    other.insert(range(10))
+    foreign = other.lock(range(10))
+    assert foreign.id == lock.id
+    with pytest.raises(ValueError, match="lock: expected a lock of this tree, got one of another"):
+        tree.unlock(foreign)
+    assert tree.evict(8) == 0
     tree.unlock(lock)
     assert tree.evict(8) == 2
+    with pytest.raises(ValueError, match="lock: expected a lock of this tree"):
+        tree.unlock(lock)
+    other.unlock(foreign)
 
 
 def test_plan_explains_itself(batch):

@@ -62,17 +62,18 @@ DType read_dtype(nb::handle object);
 /// "cpu", "cuda", "cuda:1", or a torch.device.
 Device read_device(nb::handle object);
 /// An address, an object with cuda_stream, ptr or __cuda_stream__, or None: the current stream of `array`'s library,
-/// and without an array that of PyTorch or CuPy, whichever is imported. Nothing on the CPU.
+/// and without an array that of PyTorch or CuPy, whichever is imported. On the CPU it is checked all the same, and then
+/// it is nothing. Throws Error(invalid_argument).
 Stream read_stream(nb::handle object, const Device& device, nb::handle array = nb::handle());
 
 /// An uninitialised array of the library of `like`; `float32` instead of its dtype when asked for. Throws
 /// Error(invalid_argument) for libraries whose arrays cannot be written.
 nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, bool float32, const char* name);
 
-/// Whether the object is an int, or an integer of NumPy or a tensor, within the type's range. It is not a float.
+/// Whether the object is an int, or an integer of NumPy or a tensor, within the type's range; neither float nor bool.
 template <class Integer>
 bool is_integer(nb::handle object, Integer& value) {
-  return nb::try_cast(object, value);
+  return !PyBool_Check(object.ptr()) && nb::try_cast(object, value);
 }
 
 /// An integer that an argument holds; throws Error(invalid_argument) for anything else.
