@@ -5,9 +5,6 @@
 #include <utility>
 
 namespace trunkline::python {
-namespace {
-
-using nb::dlpack::dtype_code;
 
 // DLPack's C interface between libraries (dlpack.h 1.3), which a type offers as a capsule: no call of Python, no
 // reference count, no wait for a stream.
@@ -23,6 +20,10 @@ struct ExchangeApi {
   int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
 
+namespace {
+
+using nb::dlpack::dtype_code;
+
 const ExchangeApi* exchange_api(nb::handle object) {
   static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), name);
@@ -34,6 +35,16 @@ const ExchangeApi* exchange_api(nb::handle object) {
   Py_DECREF(capsule);
   if (api == nullptr) PyErr_Clear();
   return api != nullptr && api->version.major == 1 && api->view_from_object != nullptr ? api : nullptr;
+}
+
+// nullptr where the object has no memory to show.
+const void* address_by(const ExchangeApi& api, nb::handle object) {
+  nb::dlpack::dltensor view{};
+  if (api.view_from_object(object.ptr(), &view) != 0) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  return static_cast<std::byte*>(view.data) + view.byte_offset;
 }
 
 // A module's member if the module is imported; we import no framework ourselves.
@@ -248,15 +259,15 @@ TensorView read_view(nb::handle object, const char* name, Access access) {
   return view_of(read_array(object, name, access), name);
 }
 
-const void* current_address(nb::handle object) {
-  const ExchangeApi* api = exchange_api(object);
-  nb::dlpack::dltensor view{};
-  if (api == nullptr) return nullptr;
-  if (api->view_from_object(object.ptr(), &view) != 0) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  return static_cast<std::byte*>(view.data) + view.byte_offset;
+BoundArray::BoundArray(nb::handle object, const Array& array)
+    : object_(nb::borrow(object)),
+      exported_(array.exported),
+      api_(exchange_api(object)),
+      address_(api_ != nullptr ? address_by(*api_, object) : nullptr) {}
+
+void BoundArray::check_memory(const char* name) const {
+  if (address_ == nullptr || address_by(*api_, object_) == address_) return;
+  refuse(name, "memory where it was bound", "an array that was freed or moved");
 }
 
 DType read_dtype(nb::handle object) {

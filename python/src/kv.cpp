@@ -60,16 +60,6 @@ KvView shaped(const Array& array, KvLayout layout, const char* name) {
   return view;
 }
 
-void bind_arrays(PyKvCache& cache, nb::handle k, const Array& keys, nb::handle v, const Array& values) {
-  cache.view.validate();
-  cache.k = nb::borrow(k);
-  cache.v = nb::borrow(v);
-  cache.k_exported = keys.exported;
-  cache.v_exported = values.exported;
-  cache.k_address = current_address(k);
-  cache.v_address = v.is_none() ? nullptr : current_address(v);
-}
-
 PyKvCache separate(nb::handle k, nb::handle v, const std::string& layout_name) {
   const KvLayout layout = read_layout(layout_name);
   const Array keys = read_array(k, "k", Access::read), values = read_array(v, "v", Access::read);
@@ -93,7 +83,9 @@ PyKvCache separate(nb::handle k, nb::handle v, const std::string& layout_name) {
   cache.view.k = plane_of(keys, layout, "k");
   cache.view.v = plane_of(values, layout, "v");
   cache.writable = keys.writable && values.writable;
-  bind_arrays(cache, k, keys, v, values);
+  cache.view.validate();
+  cache.k = BoundArray(k, keys);
+  cache.v = BoundArray(v, values);
   return cache;
 }
 
@@ -112,7 +104,8 @@ PyKvCache interleaved(nb::handle kv, const std::string& layout_name) {
         static_cast<std::byte*>(both.data) + both.strides[1] * static_cast<std::int64_t>(size_of(cache.view.dtype));
   }
   cache.writable = both.writable;
-  bind_arrays(cache, kv, both, nb::none(), Array());
+  cache.view.validate();
+  cache.k = BoundArray(kv, both);
   return cache;
 }
 
@@ -166,7 +159,7 @@ void copy(const PyKvCache& kv, nb::handle copies, nb::handle stream) {
       if (!entry.is_none()) list.push_back(read_copy(entry));
     }
   }
-  const Stream on = read_stream(stream, kv.view.device, kv.k);
+  const Stream on = read_stream(stream, kv.view.device, kv.k.object());
   nb::gil_scoped_release released;
   copy_kv(kv.view, list, on);
 }
@@ -203,15 +196,6 @@ Examples
 )";
 
 }  // namespace
-
-void PyKvCache::check_memory() const {
-  const auto check = [](nb::handle array, const void* bound, const char* name) {
-    if (bound == nullptr || current_address(array) == bound) return;
-    throw Error(ErrorCode::invalid_argument, name, "memory where it was bound", "an array that was freed or moved");
-  };
-  check(k, k_address, "kv.k");
-  check(v, v_address, "kv.v");
-}
 
 void bind_kv(nb::module_& m) {
   nb::class_<PyKvCache>(m, "KvCache", kv_doc)

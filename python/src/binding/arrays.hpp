@@ -51,8 +51,26 @@ TensorView view_of(const Array& array, const char* name);
 TensorView lse_view_of(const Array& array, const char* name);
 TensorView read_view(nb::handle object, const char* name, Access access);
 
-/// Where the array lies now when its library can be asked at no cost worth naming, else nullptr.
-const void* current_address(nb::handle object);
+struct ExchangeApi;  // DLPack's
+
+/// An array that stays in use after the call that it was an argument of.
+class BoundArray {
+ public:
+  BoundArray() : object_(nb::none()) {}
+  BoundArray(nb::handle object, const Array& array);
+
+  /// The argument; None where nothing is bound.
+  nb::handle object() const noexcept { return object_; }
+  /// Throws Error(invalid_argument) when the memory went elsewhere, as far as the array's library can be asked at no
+  /// cost worth naming.
+  void check_memory(const char* name) const;
+
+ private:
+  nb::object object_;
+  nb::ndarray<nb::ro> exported_;
+  const ExchangeApi* api_ = nullptr;  // of the library, which keeps it for good
+  const void* address_ = nullptr;
+};
 
 std::string to_string(const nb::dlpack::dtype& dtype);
 DType dtype_of(const Array& array, const char* name);

@@ -44,27 +44,26 @@ struct PyForest {
 /// A KvView and the arrays it lies in.
 struct PyKvCache {
   KvView view;
-  nb::object k, v;  // v is none for one array that holds both
-  nb::ndarray<nb::ro> k_exported, v_exported;
-  const void *k_address = nullptr, *v_address = nullptr;
+  BoundArray k, v;  // v is unset for one array that holds both
   bool writable = false;
 
-  /// Throws Error(invalid_argument) when the memory of an array went elsewhere, as far as its library tells.
-  void check_memory() const;
+  void check_memory() const {
+    k.check_memory("kv.k");
+    v.check_memory("kv.v");
+  }
 };
 
 /// A workspace's plan changes under the mutex, with the interpreter's lock released. Who waits for the mutex does not
 /// hold that lock, so who has the mutex may take it.
 struct PyWorkspace {
-  nb::object memory;  // the caller's, or none
-  nb::ndarray<nb::ro> exported;
+  BoundArray memory;  // the caller's, if any
   Workspace workspace;
   mutable std::mutex mutex;
   int num_requests = 0;
 
-  explicit PyWorkspace(const Attention& attention) : memory(nb::none()), workspace(attention) {}
+  explicit PyWorkspace(const Attention& attention) : workspace(attention) {}
   PyWorkspace(const Attention& attention, nb::handle object, const Array& array, std::size_t bytes)
-      : memory(nb::borrow(object)), exported(array.exported), workspace(attention, array.data, bytes) {}
+      : memory(object, array), workspace(attention, array.data, bytes) {}
 };
 
 /// A plan of its own, or a view of a workspace's.
