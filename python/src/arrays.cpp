@@ -143,6 +143,21 @@ nb::object address_of_stream(nb::handle object) {
   return nb::hasattr(object, "__cuda_stream__") ? nb::object(stream.attr("__cuda_stream__")()[1]) : stream;
 }
 
+// There is no backward pass: a gradient that PyTorch would record is refused before it is lost. The attribute costs as
+// much as the rest of reading a tensor, so it is read of floating-point inputs alone.
+void refuse_gradient(nb::handle tensor, const Array& array, const char* name) {
+  const auto code = static_cast<dtype_code>(array.dtype.code);
+  if (code != dtype_code::Float && code != dtype_code::Bfloat) return;
+  static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
+  const nb::object required = nb::steal(PyObject_GetAttr(tensor.ptr(), requires_grad));
+  if (!required.is_valid()) PyErr_Clear();  // another library's
+  if (required.ptr() != Py_True) return;
+  const nb::object is_enabled = imported("torch", "is_grad_enabled");
+  if (!is_enabled.is_valid() || !nb::cast<bool>(is_enabled())) return;
+  refuse(name, "a tensor that no gradient is wanted of: detach() it, or call under torch.no_grad()",
+         "one that requires grad");
+}
+
 template <class NdArray>
 bool import(nb::handle object, Array& array, const char* name) {
   NdArray imported;
@@ -182,6 +197,7 @@ Array read_array(nb::handle object, const char* name, Access access) {
       refuse(name, "a tensor with memory on cpu or cuda", full_type_name(object));
     }
     take(array, view, name);
+    if (access == Access::read) refuse_gradient(object, array, name);
     array.writable = true;
     return array;
   }
@@ -198,6 +214,7 @@ Array read_array(nb::handle object, const char* name, Access access) {
     }
     throw nb::type_error((std::string(name) + ": expected an array, got " + full_type_name(object)).c_str());
   }
+  if (capsule.is_valid() && access == Access::read) refuse_gradient(object, array, name);
   if (access == Access::write && !array.writable) {
     refuse(name, "an array that can be written", "a read-only " + full_type_name(object));
   }
@@ -368,7 +385,7 @@ template void check_integers<std::int32_t>(const Array&, const Device&, const ch
 template void check_integers<std::int64_t>(const Array&, const Device&, const char*);
 
 template <class Integer>
-Integers<Integer>::Integers(nb::handle object, const char* name) {
+Integers<Integer>::Integers(nb::handle object, const char* name, const Device& device) {
   if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyRange_Check(object.ptr())) {
     const nb::object items = nb::steal(PySequence_Fast(object.ptr(), name));
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
@@ -386,7 +403,7 @@ Integers<Integer>::Integers(nb::handle object, const char* name) {
     return;
   }
   array_ = read_array(object, name, Access::read);
-  check_integers<Integer>(array_, Device{}, name);
+  check_integers<Integer>(array_, array_.device.kind == DeviceKind::cpu ? Device{} : device, name);
   if (array_.rank != 1) refuse(std::string(name) + ".shape", "one dimension", std::to_string(array_.rank));
   if (array_.strides[0] != 1 && array_.shape[0] > 1) {
     refuse(std::string(name) + ".strides[0]", "1 (contiguous)", std::to_string(array_.strides[0]));

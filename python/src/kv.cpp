@@ -120,21 +120,11 @@ void append(const PyKvCache& kv, nb::handle k, nb::handle v, nb::handle slots, n
   const Array keys = read_array(k, "k", Access::read), values = read_array(v, "v", Access::read);
   const TensorView key_view = view_of(keys, "k"), value_view = view_of(values, "v");
   const Stream on = read_stream(stream, kv.view.device, k);
-  const bool is_list = PyList_Check(slots.ptr()) || PyTuple_Check(slots.ptr()) || PyRange_Check(slots.ptr());
-  if (!is_list) {
-    const Array array = read_array(slots, "slots", Access::read);
-    if (array.device.kind == DeviceKind::cuda) {
-      check_integers<std::int64_t>(array, kv.view.device, "slots");
-      if (array.rank != 1 || (array.strides[0] != 1 && array.shape[0] > 1)) {
-        throw Error(ErrorCode::invalid_argument, "slots", "one contiguous dimension", shape_text(array));
-      }
-      nb::gil_scoped_release released;
-      return append_kv(kv.view, key_view, value_view, static_cast<const std::int64_t*>(array.data), array.shape[0], on);
-    }
-  }
-  const Integers<std::int64_t> numbers(slots, "slots");
+  const Integers<std::int64_t> numbers(slots, "slots", kv.view.device);
+  const std::span<const std::int64_t> span = numbers;
   nb::gil_scoped_release released;
-  append_kv(kv.view, key_view, value_view, numbers.span(), on);
+  if (numbers.device().kind == DeviceKind::cpu) return append_kv(kv.view, key_view, value_view, span, on);
+  append_kv(kv.view, key_view, value_view, span.data(), static_cast<std::int64_t>(span.size()), on);
 }
 
 PageCopy read_copy(nb::handle object) {
@@ -228,7 +218,7 @@ Parameters
 ----------
 kv : KvCache
 k, v : array [num_tokens or more, num_kv_heads, head_dim]
-    The cache's dtype and device, contiguous head_dim.
+    The cache's dtype and device, contiguous head_dim; not tensors that require a gradient where PyTorch records.
 slots : int64 [num_tokens]
     ``page * page_size + token``; a negative one is skipped. For a CUDA cache either on the host, or on the device: then
     the host does not read them, and a captured call writes where they say at its replay.

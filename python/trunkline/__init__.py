@@ -7,8 +7,8 @@ layer::
     out = attention.run(q, kv)
 
 Arrays are taken as they are, by DLPack or the buffer protocol, and checked: a wrong one is a ValueError that names the
-argument, what was expected and what came. TypeError: an argument of the wrong Python type, such as no array where one is
-due or a float for an int. RuntimeError: a device or feature that is not there. MemoryError: no pages.
+argument, what was expected and what came. TypeError: an argument of the wrong Python type, such as no array where one
+is due or a float for an int. RuntimeError: a device or feature that is not there. MemoryError: no pages.
 """
 
 from ._core import (

@@ -100,7 +100,37 @@ def test_libraries_mix(batch, planned):
 
 
 def test_parameters_and_subclasses(batch, kv, planned):
-    batch.check(planned.run(torch.nn.Parameter(torch.from_numpy(batch.q)), kv).detach())
+    with torch.no_grad():
+        batch.check(planned.run(torch.nn.Parameter(torch.from_numpy(batch.q)), kv))
+    frozen = torch.nn.Parameter(torch.from_numpy(batch.q), requires_grad=False)
+    batch.check(planned.run(frozen, kv).detach())
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_gradients_are_refused(batch, kv, planned, monkeypatch, exchange):
+    if not exchange and hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    q, pages = torch.from_numpy(batch.q), torch.from_numpy(batch.pages)
+    wanted, rows = q.clone().requires_grad_(), torch.ones(2, 2, 32)
+    sums, out = torch.full((4, 4), 7.0), torch.full((4, 4, 32), 7.0)
+    before = batch.pages.copy()
+    for name, call in {
+        "q": lambda: planned.run(wanted * 1, kv, out),  # as of a layer with weights that learn
+        "k": lambda: tl.append_kv(kv, rows.clone().requires_grad_(), rows, [0, 1]),
+        "v": lambda: tl.append_kv(kv, rows, rows.clone().requires_grad_(), [0, 1]),
+        "kv": lambda: tl.KvCache.interleaved(pages.clone().requires_grad_()),
+        "out_b": lambda: tl.merge(q, sums, wanted, sums),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}: expected a tensor that no gradient is wanted of") as raised:
+            call()
+        assert raised.value.got == "one that requires grad"
+    assert (out == 7).all()
+    np.testing.assert_array_equal(batch.pages, before)
+    with torch.no_grad():
+        planned.run(wanted, kv, out)
+    batch.check(out)
+    with torch.inference_mode():
+        batch.check(planned.run(wanted, kv))
 
 
 def test_bad_tensors(batch, kv, planned):

@@ -38,8 +38,8 @@ enum class Access { read, write };
 
 /// What an argument says of itself by DLPack's C exchange interface, by __dlpack__ or by the buffer protocol; bfloat16
 /// arrays of ml_dtypes too. The argument keeps the memory alive together with `exported`, where that is set. Throws
-/// TypeError for what is no array, and Error(invalid_argument) for one that cannot be taken as it is, or cannot be
-/// written when it has to be.
+/// TypeError for what is no array, and Error(invalid_argument) for one that cannot be taken as it is, cannot be written
+/// when it has to be, or is an input of which PyTorch wants a gradient.
 Array read_array(nb::handle object, const char* name, Access access);
 
 /// "numpy.ndarray"
@@ -103,12 +103,14 @@ Integer read_integer(nb::handle object, const char* name) {
               nb::repr(object).c_str());
 }
 
-/// Integers of an argument: a contiguous CPU array of just this type, without a copy, or a list, tuple or range.
+/// Integers of an argument: a contiguous array of just this type, on the CPU or `device`, without a copy; or a list,
+/// tuple or range.
 template <class Integer>
 class Integers {
  public:
-  Integers(nb::handle object, const char* name);
+  Integers(nb::handle object, const char* name, const Device& device = {});
 
+  const Device& device() const noexcept { return array_.device; }
   std::span<const Integer> span() const noexcept { return span_; }
   operator std::span<const Integer>() const noexcept { return span_; }  // NOLINT(google-explicit-constructor)
   std::vector<Integer> vector() const { return {span_.begin(), span_.end()}; }
