@@ -291,6 +291,9 @@ ValueError
       .def_prop_ro(
           "kernel", [](const PyAttention& self) { return self.attention.kernel(); },
           "The kernel that runs: \"cpu/avx3\", \"cuda/sm90\".")
+      .def_prop_ro(
+          "lse_bound_factor", [](const PyAttention& self) { return self.attention.lse_bound_factor(); },
+          "How many times the reference's lse_bound its lse may be off: 1; 1 + head_dim / 32 for cuda/sm90.")
       .def_prop_ro("num_threads", [](const PyAttention& self) { return self.attention.num_threads(); })
       .def_prop_ro("num_ctas", [](const PyAttention& self) { return self.attention.num_ctas(); });
 }

@@ -39,6 +39,7 @@ def test_the_reference_agrees_and_bounds(batch, kv):
     attention.plan(batch.forest())
     out, lse = attention.run(batch.q, kv, lse=True)
     assert (np.abs(out - reference.out) <= reference.bound).all()
+    assert attention.lse_bound_factor == 1
     assert (np.abs(lse - reference.lse) <= reference.lse_bound).all()
 
 

@@ -30,9 +30,9 @@ def expected(batch, q, pages):
     return tl.reference_attention(q.cpu(), host, batch.tables, batch.seq_lens, batch.qo_lens)
 
 
-def check(reference, out, lse):
+def check(attention, reference, out, lse):
     assert (np.abs(out.double().cpu().numpy() - reference.out) <= reference.bound).all()
-    assert (np.abs(lse.double().cpu().numpy() - reference.lse) <= reference.lse_bound + 1e-6).all()
+    assert (np.abs(lse.double().cpu().numpy() - reference.lse) <= reference.lse_bound * attention.lse_bound_factor).all()
 
 
 def test_matches_the_reference(cuda):
@@ -40,7 +40,7 @@ def test_matches_the_reference(cuda):
     assert attention.kernel.startswith("cuda/") and kv.device == "cuda:0"
     out, lse = attention.run(q, kv, lse=True)
     assert out.device == q.device and lse.dtype == torch.float32
-    check(expected(batch, q, pages), out, lse)
+    check(attention, expected(batch, q, pages), out, lse)
 
 
 def test_no_memory_is_taken(cuda):
@@ -69,7 +69,7 @@ def test_the_current_stream_is_used(cuda):
     by_name, _ = attention.run(late, kv, lse=True, stream=stream)
     by_address, _ = attention.run(late, kv, lse=True, stream=stream.cuda_stream)
     stream.synchronize()
-    check(expected(batch, q, pages), out, lse)
+    check(attention, expected(batch, q, pages), out, lse)
     assert torch.equal(by_name, out) and torch.equal(by_address, out)
 
 
@@ -98,7 +98,7 @@ def test_a_captured_run_follows_the_plan(cuda):
     assert (pages[4, :, 4] == 1).all()
     host = tl.KvCache.interleaved(pages.cpu())
     reference = tl.reference_attention(q[:2].cpu(), host, batch.tables[1:], batch.seq_lens[1:])
-    check(reference, out[:2], lse[:2])
+    check(attention, reference, out[:2], lse[:2])
     assert (out[2:] == 0).all()
 
 

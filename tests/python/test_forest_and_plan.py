@@ -215,6 +215,11 @@ def test_plan_explains_itself(batch):
     plan.check(forest)
     facts = json.loads(plan.explain_json(forest))
     assert isinstance(facts, dict) and plan.explain(forest)
+    other = tl.Forest.from_block_tables(batch.tables[:1], [3], 16)
+    with pytest.raises(ValueError, match="forest: expected the planned one, of [0-9]+ nodes and 4 query tokens, got"):
+        plan.explain(other)
+    with pytest.raises(ValueError, match="forest: expected the planned one"):
+        plan.explain_json(other)
     statistics = plan.statistics()
     assert statistics["num_query_tokens"] == 4 and statistics["num_workers"] == 2
     assert statistics["num_items"] == plan.num_items and statistics["model_seconds"] > 0
