@@ -157,8 +157,8 @@ TEST_P(CudaContract, ACapturedRunFollowsAChangingForest) {
   }
 }
 
-// The stream is held back until the host has queued three steps. Each step's result is copied aside on the stream, so a plan
-// that overtook an earlier replay, or was overtaken, shows.
+// The stream is held back until the host has queued three steps. Each step's result is copied aside on the stream, so a
+// plan that overtook an earlier replay, or was overtaken, shows.
 TEST_P(CudaContract, TheHostRunsStepsAhead) {
   constexpr int steps = 12;
   Layer layer;

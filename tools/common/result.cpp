@@ -49,7 +49,8 @@ void Result::write_so_far() const {
   if (is_special(path_)) return;
   try {
     write();
-  } catch (const Error&) {  // `write` says so when all was measured and printed
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch)
+    // `write` says so when all was measured and printed.
   }
 }
 
