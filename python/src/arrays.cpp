@@ -2,40 +2,14 @@
 
 #include <algorithm>
 #include <string_view>
-#include <utility>
+
+#include "binding/libraries.hpp"
 
 namespace trunkline::python {
-
-// DLPack's C interface between libraries (dlpack.h 1.3), which a type offers as a capsule: no call of Python, no
-// reference count, no wait for a stream.
-struct ExchangeApi {
-  struct {
-    std::uint32_t major, minor;
-  } version;
-  void* previous;
-  void* allocate;
-  void* managed_from_object;
-  void* managed_to_object;
-  int (*view_from_object)(void* object, nb::dlpack::dltensor* view);  // borrowed; may be null
-  int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
-};
 
 namespace {
 
 using nb::dlpack::dtype_code;
-
-const ExchangeApi* exchange_api(nb::handle object) {
-  static PyObject* const name = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
-  PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), name);
-  if (capsule == nullptr) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  const auto* api = static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  Py_DECREF(capsule);
-  if (api == nullptr) PyErr_Clear();
-  return api != nullptr && api->version.major == 1 && api->view_from_object != nullptr ? api : nullptr;
-}
 
 // nullptr where the object has no memory to show.
 const void* address_by(const ExchangeApi& api, nb::handle object) {
@@ -45,31 +19,6 @@ const void* address_by(const ExchangeApi& api, nb::handle object) {
     return nullptr;
   }
   return static_cast<std::byte*>(view.data) + view.byte_offset;
-}
-
-// A module's member if the module is imported; we import no framework ourselves.
-nb::object imported(const char* module, const char* member) {
-  const nb::object found = nb::borrow(PyDict_GetItemString(PyImport_GetModuleDict(), module));
-  return found.is_valid() ? nb::object(nb::getattr(found, member, nb::object())) : nb::object();
-}
-
-bool is_a(nb::handle object, const char* module, const char* type) {
-  const nb::object found = imported(module, type);
-  if (!found.is_valid()) return false;
-  const int is = PyObject_IsInstance(object.ptr(), found.ptr());
-  if (is < 0) PyErr_Clear();
-  return is > 0;
-}
-
-// str(object)
-std::string text(nb::handle object) {
-  const nb::object string = nb::steal(PyObject_Str(object.ptr()));
-  if (!string.is_valid()) throw nb::python_error();
-  return nb::cast<std::string>(string);
-}
-
-[[noreturn]] void refuse(std::string argument, std::string expected, std::string got) {
-  throw Error(ErrorCode::invalid_argument, std::move(argument), std::move(expected), std::move(got));
 }
 
 Device device_from(std::int32_t type, std::int32_t index, const char* name) {
@@ -133,16 +82,6 @@ nb::object capsule_of_tensor(nb::handle object) {
   return capsule;
 }
 
-// The object itself where it has no address to show.
-nb::object address_of_stream(nb::handle object) {
-  const nb::object stream = nb::borrow(object);
-  if (PyLong_Check(object.ptr())) return stream;
-  for (const char* member : {"cuda_stream", "ptr"}) {  // PyTorch, CuPy
-    if (nb::hasattr(object, member)) return stream.attr(member);
-  }
-  return nb::hasattr(object, "__cuda_stream__") ? nb::object(stream.attr("__cuda_stream__")()[1]) : stream;
-}
-
 // There is no backward pass: a gradient that PyTorch would record is refused before it is lost. The attribute costs as
 // much as the rest of reading a tensor, so it is read of floating-point inputs alone.
 void refuse_gradient(nb::handle tensor, const Array& array, const char* name) {
@@ -176,12 +115,6 @@ bool import(nb::handle object, Array& array, const char* name) {
 
 }  // namespace
 
-std::string full_type_name(nb::handle object) {
-  const nb::object type = nb::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
-  const nb::object module = type.attr("__module__"), name = type.attr("__name__");
-  return text(module) + "." + text(name);
-}
-
 std::int64_t Array::size() const noexcept {
   std::int64_t result = 1;
   for (int i = 0; i < rank; ++i) result *= shape[i];
@@ -190,7 +123,7 @@ std::int64_t Array::size() const noexcept {
 
 Array read_array(nb::handle object, const char* name, Access access) {
   Array array;
-  if (const ExchangeApi* api = exchange_api(object)) {
+  if (const ExchangeApi* api = exchange_api(object.type())) {
     nb::dlpack::dltensor view{};
     if (api->view_from_object(object.ptr(), &view) != 0) {
       PyErr_Clear();
@@ -279,69 +212,12 @@ TensorView read_view(nb::handle object, const char* name, Access access) {
 BoundArray::BoundArray(nb::handle object, const Array& array)
     : object_(nb::borrow(object)),
       exported_(array.exported),
-      api_(exchange_api(object)),
+      api_(exchange_api(object.type())),
       address_(api_ != nullptr ? address_by(*api_, object) : nullptr) {}
 
 void BoundArray::check_memory(const char* name) const {
   if (address_ == nullptr || address_by(*api_, object_) == address_) return;
   refuse(name, "memory where it was bound", "an array that was freed or moved");
-}
-
-DType read_dtype(nb::handle object) {
-  std::string name;
-  if (nb::isinstance<nb::str>(object)) {
-    name = nb::cast<std::string>(object);
-  } else if (nb::hasattr(object, "__name__")) {
-    name = text(nb::object(nb::borrow(object).attr("__name__")));  // numpy.float32, ml_dtypes.bfloat16
-  } else {
-    name = text(object);  // "torch.float32", "float32"
-    if (name.rfind("torch.", 0) == 0) name.erase(0, 6);
-  }
-  return dtype_from_string(name);
-}
-
-Device read_device(nb::handle object) {
-  const std::string name = text(object);
-  if (name == "cpu") return {};
-  if (name == "cuda") return {DeviceKind::cuda, 0};
-  const std::string digits = name.rfind("cuda:", 0) == 0 ? name.substr(5) : std::string();
-  const bool number = !digits.empty() && digits.size() <= 4 &&
-                      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!number) refuse("device", "\"cpu\", \"cuda\" or \"cuda:<index>\"", "'" + name + "'");
-  return {DeviceKind::cuda, std::stoi(digits)};
-}
-
-Stream read_stream(nb::handle object, const Device& device, nb::handle array) {
-  const bool on_cpu = device.kind == DeviceKind::cpu;
-  if (object.is_valid() && !object.is_none()) {
-    const nb::object address = address_of_stream(object);
-    std::uintptr_t value = 0;
-    if (is_integer(address, value)) return on_cpu ? Stream{} : Stream{reinterpret_cast<void*>(value)};
-    refuse("stream", "a CUDA stream, its address or None", nb::repr(object).c_str());
-  }
-  if (on_cpu) return {};
-  const auto at = [](nb::handle address) { return Stream{reinterpret_cast<void*>(nb::cast<std::uintptr_t>(address))}; };
-  const nb::object torch = imported("torch", "Tensor");
-  const ExchangeApi* api = nullptr;
-  if (array.is_valid()) {
-    api = exchange_api(array);
-  } else if (torch.is_valid() && nb::hasattr(torch, "__dlpack_c_exchange_api__")) {
-    api = static_cast<const ExchangeApi*>(
-        PyCapsule_GetPointer(nb::object(torch.attr("__dlpack_c_exchange_api__")).ptr(), "dlpack_exchange_api"));
-    if (api == nullptr) PyErr_Clear();
-  }
-  void* current = nullptr;
-  if (api != nullptr && api->current_stream != nullptr &&
-      api->current_stream(nb::device::cuda::value, device.index, &current) == 0) {
-    return {current};
-  }
-  PyErr_Clear();
-  const bool is_cupy = array.is_valid() && is_a(array, "cupy", "ndarray");
-  if (torch.is_valid() && !is_cupy) {
-    return at(nb::module_::import_("torch.cuda").attr("current_stream")(device.index).attr("cuda_stream"));
-  }
-  const nb::object cupy = imported("cupy", "cuda");
-  return cupy.is_valid() ? at(cupy.attr("get_current_stream")().attr("ptr")) : Stream{};
 }
 
 nb::object allocate_like(nb::handle like, std::span<const std::int64_t> shape, bool float32, const char* name) {
@@ -368,49 +244,5 @@ void check_data(const Array& array, std::size_t alignment, const char* name) {
   refuse(std::string(name) + ".data", "an address aligned to its elements",
          std::to_string(misaligned) + " bytes past one");
 }
-
-template <class Integer>
-void check_integers(const Array& array, const Device& device, const char* name) {
-  const bool fits = array.dtype.code == static_cast<std::uint8_t>(dtype_code::Int) &&
-                    array.dtype.bits == 8 * sizeof(Integer) && array.dtype.lanes == 1;
-  if (!fits) {
-    refuse(std::string(name) + ".dtype", "int" + std::to_string(8 * sizeof(Integer)), to_string(array.dtype));
-  }
-  if (!(array.device == device)) {
-    refuse(std::string(name) + ".device", trunkline::to_string(device), trunkline::to_string(array.device));
-  }
-  check_data(array, sizeof(Integer), name);
-}
-template void check_integers<std::int32_t>(const Array&, const Device&, const char*);
-template void check_integers<std::int64_t>(const Array&, const Device&, const char*);
-
-template <class Integer>
-Integers<Integer>::Integers(nb::handle object, const char* name, const Device& device) {
-  if (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()) || PyRange_Check(object.ptr())) {
-    const nb::object items = nb::steal(PySequence_Fast(object.ptr(), name));
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
-    copied_.reserve(static_cast<std::size_t>(count));
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      const nb::handle item = PySequence_Fast_GET_ITEM(items.ptr(), i);
-      Integer value{};
-      if (!is_integer(item, value)) {
-        refuse(std::string(name) + "[" + std::to_string(i) + "]", "int" + std::to_string(8 * sizeof(Integer)),
-               nb::repr(item).c_str());
-      }
-      copied_.push_back(value);
-    }
-    span_ = copied_;
-    return;
-  }
-  array_ = read_array(object, name, Access::read);
-  check_integers<Integer>(array_, array_.device.kind == DeviceKind::cpu ? Device{} : device, name);
-  if (array_.rank != 1) refuse(std::string(name) + ".shape", "one dimension", std::to_string(array_.rank));
-  if (array_.strides[0] != 1 && array_.shape[0] > 1) {
-    refuse(std::string(name) + ".strides[0]", "1 (contiguous)", std::to_string(array_.strides[0]));
-  }
-  span_ = {static_cast<const Integer*>(array_.data), static_cast<std::size_t>(array_.shape[0])};
-}
-template class Integers<std::int32_t>;
-template class Integers<std::int64_t>;
 
 }  // namespace trunkline::python

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "binding/binding.hpp"
+#include "binding/libraries.hpp"
 #include "trunkline/error.hpp"
 #include "trunkline/kv_ops.hpp"
 

@@ -42,9 +42,6 @@ enum class Access { read, write };
 /// when it has to be, or is an input of which PyTorch wants a gradient.
 Array read_array(nb::handle object, const char* name, Access access);
 
-/// "numpy.ndarray"
-std::string full_type_name(nb::handle object);
-
 /// Throws Error(invalid_argument) for element types or ranks that the core has no name for.
 TensorView view_of(const Array& array, const char* name);
 /// Of a log-sum-exp: float32. The core takes one of no address for one that is not wanted, so that is checked here.
