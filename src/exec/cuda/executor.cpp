@@ -39,7 +39,7 @@ class CudaExecutor final : public Executor {
         kernel_(find_kernel(options.kernel, config, attribute(cudaDevAttrComputeCapabilityMajor, device_),
                             attribute(cudaDevAttrComputeCapabilityMinor, device_))),
         name_(std::string("cuda/") + kernel_.name),
-        lse_bound_factor_(1 + 0.5 * (kernel_.products_per_ulp == 0 ? 0 : config.head_dim / kernel_.products_per_ulp)) {
+        lse_bound_factor_(1 + config.head_dim * kernel_.lse_bound_growth) {
     const DeviceGuard guard(device_);
     const int ctas_per_sm = kernel_.prepare(config.head_dim, to_element(config.q_dtype));
     check(static_cast<cudaError_t>(ctas_per_sm < 0 ? -ctas_per_sm : 0), "prepare");

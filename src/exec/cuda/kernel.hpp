@@ -12,9 +12,9 @@ namespace trunkline::exec::cuda {
 struct Kernel {
   const char* name;
   int max_wide_rows, max_narrow_rows;
-  int row_granule;       // items are cut between rows at multiples of this
-  bool scheduled;        // one CTA per worker of the plan, which take what the plan's schedule says
-  int products_per_ulp;  // that cost lse an ulp beside its bound (Attention::lse_bound_factor); 0: nothing does
+  int row_granule;          // items are cut between rows at multiples of this
+  bool scheduled;           // one CTA per worker of the plan, which take what the plan's schedule says
+  double lse_bound_growth;  // with each element of head_dim (Attention::lse_bound_factor)
   const char* needs;
   bool (*runs_on)(int compute_major, int compute_minor);
   bool (*supports)(int head_dim, kernels::Element q, kernels::Element kv);
