@@ -5,11 +5,6 @@
 
 namespace trunkline::kernels::cuda {
 
-/// The address of shared memory as instructions take it.
-__device__ inline std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 /// 16 bytes, both addresses 16-byte aligned; past L1. With `read` false nothing is read and zeros are written.
 __device__ inline void copy_async_16(std::uint32_t destination, const void* source, bool read) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),

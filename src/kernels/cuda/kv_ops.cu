@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launch_chain.cuh"
 
 namespace trunkline::kernels::cuda {
@@ -132,27 +133,17 @@ Shape shape_of(const CacheParams& cache, const RowsView* k, const RowsView* v, s
           cache.num_heads,      static_cast<std::int32_t>(cache.head_dim * element / vector_bytes)};
 }
 
-// Calls launch(Vector{}) with a vector of so many bytes.
+// Returns launch(Vector{}) with a vector of so many bytes.
 template <class Launch>
 int with_vector(std::int64_t bytes, Launch launch) {
-  switch (bytes) {
-    case 16:
-      launch(uint4{});
-      break;
-    case 8:
-      launch(uint2{});
-      break;
-    case 4:
-      launch(std::uint32_t{});
-      break;
-    default:
-      launch(std::uint16_t{});
-      break;
-  }
-  return cudaGetLastError();
+  if (bytes == 16) return launch(uint4{});
+  if (bytes == 8) return launch(uint2{});
+  if (bytes == 4) return launch(std::uint32_t{});
+  return launch(std::uint16_t{});
 }
 
 unsigned blocks_for(std::int64_t vectors) { return static_cast<unsigned>((vectors + threads - 1) / threads); }
+LaunchShape launch_shape(std::int64_t vectors) { return {dim3(blocks_for(vectors)), dim3(threads)}; }
 
 }  // namespace
 
@@ -164,8 +155,7 @@ int append_kv(const CacheParams& cache, const RowsView& k, const RowsView& v, co
   SlotArguments arguments;
   std::memcpy(arguments.slots, host_slots, static_cast<std::size_t>(num_tokens) * sizeof(std::int64_t));
   return with_vector(vector_bytes, [&](auto vector) {
-    append_host_slots<decltype(vector)>
-        <<<blocks_for(vectors), threads, 0, static_cast<cudaStream_t>(stream)>>>(shape, arguments, vectors);
+    return launch(append_host_slots<decltype(vector)>, launch_shape(vectors), stream, shape, arguments, vectors);
   });
 }
 
@@ -175,8 +165,7 @@ int append_kv_device_slots(const CacheParams& cache, const RowsView& k, const Ro
   const Shape shape = shape_of(cache, &k, &v, vector_bytes);
   const std::int64_t vectors = num_tokens * 2 * shape.num_heads * shape.row;
   return with_vector(vector_bytes, [&](auto vector) {
-    append_device_slots<decltype(vector)>
-        <<<blocks_for(vectors), threads, 0, static_cast<cudaStream_t>(stream)>>>(shape, slots, vectors);
+    return launch(append_device_slots<decltype(vector)>, launch_shape(vectors), stream, shape, slots, vectors);
   });
 }
 
@@ -188,7 +177,7 @@ int copy_kv(const CacheParams& cache, const PageMove* moves, int num_moves, void
   const std::int64_t page = std::int64_t{shape.page_size} * shape.num_heads * shape.row;
   const dim3 grid(std::min(blocks_for(page), 64u), static_cast<unsigned>(2 * num_moves));
   return with_vector(vector_bytes, [&](auto vector) {
-    move_pages<decltype(vector)><<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(shape, arguments);
+    return launch(move_pages<decltype(vector)>, {grid, dim3(threads)}, stream, shape, arguments);
   });
 }
 

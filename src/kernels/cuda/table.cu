@@ -1,5 +1,7 @@
 #include "kernels/cuda/table.hpp"
 
+#include "kernels/cuda/launch.cuh"
+
 namespace trunkline::kernels::cuda {
 namespace {
 
@@ -30,9 +32,8 @@ int prepare_table() {
 int write_table(std::int32_t* table, const TableRun* singles, int num_singles, const TableRun* runs, int num_runs,
                 const std::int32_t* values, void* stream) {
   const int single_blocks = (num_singles + threads - 1) / threads;
-  write_runs<<<single_blocks + num_runs, threads, 0, static_cast<cudaStream_t>(stream)>>>(table, singles, num_singles,
-                                                                                          single_blocks, runs, values);
-  return cudaGetLastError();
+  const LaunchShape shape{dim3(static_cast<unsigned>(single_blocks + num_runs)), dim3(threads)};
+  return launch(write_runs, shape, stream, table, singles, num_singles, single_blocks, runs, values);
 }
 
 }  // namespace trunkline::kernels::cuda

@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/merge.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm80/attention.hpp"
@@ -183,7 +184,7 @@ __device__ inline void write_results(const CudaParams& params, const Unit& unit,
 #pragma unroll 1
     for (int s = 0; s < sharers; ++s) {
       const int from = row + s * stride;
-      const float weight = power_of_2(shared.states.most[from] - base_of(most));
+      const float weight = cuda::exp2(shared.states.most[from] - base_of(most));
       sum += weight * shared.states.sum[from];
       const float4 part = *reinterpret_cast<const float4*>(tile + from * Sizes<D>::out_pitch + column);
       out[0] += weight * part.x, out[1] += weight * part.y, out[2] += weight * part.z, out[3] += weight * part.w;
@@ -338,8 +339,8 @@ template <class T, int D>
 __global__ __launch_bounds__(num_threads,
                              Sizes<D>::ctas_per_sm) void attend_items(const __grid_constant__ CudaParams params,
                                                                       const __grid_constant__ Config config) {
-  extern __shared__ __align__(128) unsigned char ring[];
-  __shared__ Shared<T, D> shared;
+  unsigned char* const ring = cuda::dynamic_shared_memory<128>();
+  Shared<T, D>& shared = cuda::shared_object<Shared<T, D>>();
   Units units(params.plan, params.attention.num_kv_heads);
   const auto take = [&] { return threadIdx.x == 0 ? atomicAdd(params.counters + next_unit, 1u) : 0u; };
   for (std::uint32_t taken = take();;) {

@@ -3,8 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/sm80/attention.cuh"
 #include "kernels/sm80/launch.hpp"
 
@@ -69,10 +71,12 @@ int Kernels<E, D>::launch(const CudaParams& params, int num_ctas, void* stream) 
   const Config config{.num_stages = stages,
                       .q_aligned = is_aligned(attention.q.data, attention.q.token_stride, attention.q.head_stride),
                       .kv_aligned = plane_aligned(attention.k) && plane_aligned(attention.v)};
-  const auto on = static_cast<cudaStream_t>(stream);
-  attend_items<T, D><<<num_ctas, num_threads, ring_bytes<D>(stages), on>>>(params, config);
-  merge_partials<T, D><<<num_ctas, num_threads, 0, on>>>(params);
-  return cudaGetLastError();
+  cuda::LaunchShape shape{dim3(static_cast<unsigned>(num_ctas)), dim3(num_threads),
+                          static_cast<std::size_t>(ring_bytes<D>(stages))};
+  error = cuda::launch(attend_items<T, D>, shape, stream, params, config);
+  if (error != cudaSuccess) return error;
+  shape.shared_bytes = 0;
+  return cuda::launch(merge_partials<T, D>, shape, stream, params);
 }
 
 }  // namespace trunkline::kernels::sm80

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/sm80/mma.cuh"
 
 namespace trunkline::kernels::sm80 {
@@ -56,8 +57,7 @@ __device__ inline void copy_rows(std::uint32_t destination, const T* const* rows
     for (int pair = 0; pair < 4; ++pair) {
       std::uint32_t word = 0;
       if (row < valid) word = cuda::load_unaligned_pair(bits + 2 * pair);
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(destination + chunk_offset<D>(row, chunk) + 4 * pair), "r"(word)
-                   : "memory");
+      cuda::store_shared(destination + chunk_offset<D>(row, chunk) + 4 * pair, word);
     }
   }
 }
@@ -67,9 +67,7 @@ template <int D>
 __device__ inline void negate_rows(std::uint32_t rows, int num_rows) {
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < num_rows * D / 2; i += num_threads) {
-    std::uint32_t pair;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(pair) : "r"(rows + 4 * i) : "memory");
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(rows + 4 * i), "r"(pair ^ 0x80008000u) : "memory");
+    cuda::store_shared(rows + 4 * i, cuda::load_shared(rows + 4 * i) ^ 0x80008000u);
   }
 }
 
@@ -123,12 +121,6 @@ struct Softmax {
   float sum[2] = {};
 };
 
-__device__ inline float power_of_2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 /// What to subtract from scores whose largest is `most`: anything finite will do where there is none.
 __device__ inline float base_of(float most) { return most == -INFINITY ? 0.0f : most; }
 
@@ -160,7 +152,7 @@ __device__ inline void weigh(float (&scores)[Tokens / 8][4], float scale, bool m
     most[h] = fmaxf(most[h], __shfl_xor_sync(0xFFFFFFFFu, most[h], 2));
     most[h] = most[h] == -INFINITY ? state.most[h] : fmaxf(state.most[h], most[h] * scale);
     base[h] = base_of(most[h]);
-    shrink[h] = power_of_2(state.most[h] - base[h]);
+    shrink[h] = cuda::exp2(state.most[h] - base[h]);
     state.most[h] = most[h];
     state.sum[h] *= shrink[h];
   }
@@ -175,7 +167,7 @@ __device__ inline void weigh(float (&scores)[Tokens / 8][4], float scale, bool m
   for (int n = 0; n < Tokens / 8; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      scores[n][i] = power_of_2(fmaf(scores[n][i], scale, -base[i / 2]));
+      scores[n][i] = cuda::exp2(fmaf(scores[n][i], scale, -base[i / 2]));
       state.sum[i / 2] += scores[n][i];
     }
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/rows.cuh"
 
 namespace trunkline::kernels::sm80 {
@@ -56,10 +57,8 @@ class Units {
 /// Waits until `count` units are done. Never for good: units are taken in order by CTAs that run, so the first one that
 /// is not done waits for nothing.
 __device__ inline void wait_for_units(const std::uint32_t* counters, std::uint32_t count) {
-  std::uint32_t done;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(done) : "l"(counters + units_done) : "memory");
-  } while (done < count);
+  while (cuda::load_acquire(counters + units_done) < count) {
+  }
 }
 
 }  // namespace trunkline::kernels::sm80

@@ -71,19 +71,15 @@ class Meeting {
  public:
   __device__ explicit Meeting(std::uint32_t* word) : word_(word) {}
   /// Once, after the last launch and before this thread first arrives: until then the top bit of the word stays.
-  __device__ void prepare() {
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(before_) : "l"(word_) : "memory");
-  }
+  __device__ void prepare() { before_ = cuda::load_relaxed(word_); }
   /// The word leaves as it came but for its top bit: the next launch needs no reset.
   __device__ void arrive() const {
     const std::uint32_t mine = blockIdx.x == 0 ? top - (gridDim.x - 1) : 1;
-    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(word_), "r"(mine) : "memory");
+    cuda::add_release(word_, mine);
   }
   __device__ void wait() {
-    std::uint32_t now;
-    do {
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word_) : "memory");
-    } while (((before_ ^ now) & top) == 0);
+    while (((before_ ^ cuda::load_acquire(word_)) & top) == 0) {
+    }
     before_ ^= top;
   }
 
@@ -96,8 +92,7 @@ class Meeting {
 template <class T, int head_dim, bool general>
 __global__ void __launch_bounds__(num_threads, 1)
     attend_forest(const __grid_constant__ Arguments args, const __grid_constant__ Maps maps) {
-  extern __shared__ __align__(1024) std::uint8_t memory[];
-  auto& shared = *reinterpret_cast<SharedMemory<head_dim>*>(memory);
+  auto& shared = *reinterpret_cast<SharedMemory<head_dim>*>(cuda::dynamic_shared_memory<1024>());
   const CudaParams& params = args.params;
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/sm90/instances.hpp"
 #include "kernels/sm90/kernel.cuh"
 
@@ -16,19 +17,11 @@ int Instance<T, head_dim, general>::prepare() {
 
 template <class T, int head_dim, bool general>
 int Instance<T, head_dim, general>::launch(const Arguments& args, const Maps& maps, int num_ctas, void* stream) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeCooperative;  // all CTAs are resident: they wait for each other
-  attributes[0].val.cooperative = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(num_ctas));
-  config.blockDim = dim3(num_threads);
-  config.dynamicSmemBytes = sizeof(SharedMemory<head_dim>);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, attend_forest<T, head_dim, general>, args, maps);
+  const cuda::LaunchShape shape{.grid = dim3(static_cast<unsigned>(num_ctas)),
+                                .block = dim3(num_threads),
+                                .shared_bytes = sizeof(SharedMemory<head_dim>),
+                                .persistent = true};
+  return cuda::launch(attend_forest<T, head_dim, general>, shape, stream, args, maps);
 }
 
 }  // namespace trunkline::kernels::sm90

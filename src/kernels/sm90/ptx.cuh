@@ -8,10 +8,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/launch_chain.cuh"
 
 namespace trunkline::kernels::sm90::ptx {
 
+using cuda::exp2;
 using cuda::let_next_launch_start;
 using cuda::shared_address;
 
@@ -157,12 +159,7 @@ __device__ __forceinline__ void give_registers() {
 /// What earlier launches wrote may be read from here on.
 __device__ __forceinline__ void wait_for_last_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
-// --- arithmetic ---
-__device__ __forceinline__ float exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
+// --- what the compiler may not move ---
 /// Keeps what follows behind the computation of x, which is not negative: a store that never happens. Otherwise the
 /// assembler moves a wait for products before arithmetic that should run under them.
 __device__ __forceinline__ void keep_before(float x, std::uint32_t anywhere) {
