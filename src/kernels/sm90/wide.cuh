@@ -109,12 +109,15 @@ class WideConsumer {
     values_ = next;
   }
 
-  /// The unit has no rows for this warpgroup.
+  /// The unit has no rows for this warpgroup. All lanes have seen a stage before one gives it back: a ring that went
+  /// round twice would look to a late lane as if it had not moved.
   __device__ __forceinline__ void skip(const Unit& unit) {
     for (int tile = 0; tile < unit.num_tiles; ++tile) {
       wait_keys();
+      __syncwarp();
       release_keys();
       wait_values();
+      __syncwarp();
       release_values(keys_);
     }
   }
