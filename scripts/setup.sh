@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build                                    # build
   libhwy-dev                                               # the CPU kernels
   libcli11-dev nlohmann-json3-dev libfmt-dev libsimdjson-dev libopenblas-dev  # the command
-  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev               # tests and benchmarks
+  libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev libboost-context-dev  # tests and benchmarks
   python3 python3-matplotlib                               # the report's pictures
   python3-dev python3-venv                                 # the Python module
 )

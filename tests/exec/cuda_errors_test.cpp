@@ -64,12 +64,14 @@ TEST_P(CudaErrors, Construction) {
       std::string::npos);
   EXPECT_EQ(message([](auto&, ExecutionOptions& with, auto&) {
               with.device = DeviceSpec::h200();
+              with.device->num_workers = 1;  // any device has that many
               with.device->wide.max_rows = 1024;
             }).find("invalid_argument: options.device.wide.max_rows: expected at most "),
             0u);
   if (name == "sm90") {
     EXPECT_EQ(message([](auto&, ExecutionOptions& with, auto&) {
                 with.device = DeviceSpec::h200();
+                with.device->num_workers = 1;  // any device has that many
                 with.device->narrow.row_granule = 4;
               }),
               "invalid_argument: options.device.narrow.row_granule: expected a multiple of 8, as cuda/sm90 cuts items "

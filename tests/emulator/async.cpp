@@ -1,0 +1,82 @@
+// Copies and products that run on their own.
+#include <utility>
+
+#include "emulator/device.hpp"
+#include "emulator/state.hpp"
+
+namespace trunkline::emulator {
+namespace {
+
+void do_all(std::vector<Work>& works) {
+  for (const Work& work : std::exchange(works, {})) work();
+}
+
+void compute_oldest(Warp& warp) {
+  const auto group = std::move(warp.product_groups.front());
+  warp.product_groups.pop_front();
+  for (std::size_t i = 0; i < group[0].size(); ++i) {
+    std::array<const Product*, warp_size> lanes;
+    for (std::size_t l = 0; l < lanes.size(); ++l) lanes[l] = &group[l].at(i);
+    group[0][i].compute(lanes);
+  }
+}
+
+}  // namespace
+
+void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::uint32_t bytes, Place place) {
+  Cta& cta = current_cta();
+  check_barrier(cta, barrier, place);
+  device().start([&cta, barrier, bytes, copy = std::move(copy), place] {
+    copy();
+    bytes_have_come(cta, barrier, bytes, place);
+  });
+}
+
+void start_copy(std::function<void()> copy) { current().copies.push_back(std::move(copy)); }
+
+void commit_copies() {
+  auto& groups = current().copy_groups;
+  groups.push_back(std::exchange(current().copies, {}));
+  if (draw(4) == 0) do_all(groups[draw(static_cast<unsigned>(groups.size()))]);
+}
+
+void wait_copies(int pending) {
+  auto& groups = current().copy_groups;
+  while (groups.size() > static_cast<std::size_t>(pending)) {
+    do_all(groups.front());
+    groups.pop_front();
+  }
+}
+
+void arrive_behind_copies(std::uint64_t* barrier, Place place) {
+  check_barrier(current_cta(), barrier, place);
+  commit_copies();
+  device().start([&cta = current_cta(), groups = std::exchange(current().copy_groups, {}), barrier, place]() mutable {
+    for (auto& group : groups) do_all(group);
+    arrive_at(cta, barrier, place);
+  });
+}
+
+void start_product(const Product& mine) { current().products.push_back(mine); }
+
+void commit_products(Place place) {
+  const auto commit = [](const Lanes& lanes) {
+    Warp& warp = *current().warp;
+    auto& group = warp.product_groups.emplace_back();
+    for (std::size_t i = 0; i < lanes.size(); ++i) {
+      group[i] = std::exchange(*reinterpret_cast<std::vector<Product>*>(lanes[i]), {});
+    }
+    while (!warp.product_groups.empty() && draw(2) == 0) compute_oldest(warp);
+  };
+  together(reinterpret_cast<std::uint64_t>(&current().products), "wgmma.commit_group", commit, place);
+}
+
+void wait_products(int pending, Place place) {
+  const auto wait = [pending](const Lanes&) {
+    Warp& warp = *current().warp;
+    while (warp.product_groups.size() > static_cast<std::size_t>(pending)) compute_oldest(warp);
+  };
+  together(0, "wgmma.wait_group", wait, place);
+}
+
+}  // namespace trunkline::emulator

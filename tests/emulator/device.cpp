@@ -1,0 +1,223 @@
+// Launches, threads and warps.
+#include "emulator/device.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "emulator/stacks.hpp"
+#include "emulator/state.hpp"
+
+namespace trunkline::emulator {
+namespace {
+
+constexpr std::uint32_t first_shared_address = 1024;  // below lies what the system reserves
+constexpr std::size_t static_bytes = 48 * 1024;
+// CTAs of a launch that is not cooperative that run side by side; others follow.
+constexpr unsigned most_resident = 16;
+
+thread_local Device* the_device = nullptr;
+
+Index index_of(unsigned i, const Index& sizes) { return {i % sizes.x, i / sizes.x % sizes.y, i / sizes.x / sizes.y}; }
+unsigned volume(const Index& sizes) { return sizes.x * sizes.y * sizes.z; }
+
+}  // namespace
+
+Device& device() { return *the_device; }
+
+Device::Device(const Launch& launch, const Work& kernel, unsigned seed)
+    : launch_(launch), kernel_(kernel), random_(seed) {}
+
+void Device::run(unsigned first, unsigned count) {
+  ctas_ = std::vector<Cta>(count);
+  for (unsigned i = 0; i < count; ++i) prepare(ctas_[i], first + i);
+  schedule();
+  check_end();
+}
+
+void Device::prepare(Cta& cta, unsigned index) {
+  constexpr std::size_t alignment = 1024;
+  cta.dynamic_bytes = launch_.dynamic_bytes;
+  cta.shared_bytes = launch_.dynamic_bytes + static_bytes;
+  cta.memory.assign(cta.shared_bytes + alignment, std::byte{0xFF});  // NaN, for who reads before he writes
+  void* memory = cta.memory.data();
+  std::size_t space = cta.memory.size();
+  cta.shared = static_cast<std::byte*>(std::align(alignment, cta.shared_bytes, memory, space));
+
+  const unsigned num_threads = volume(launch_.block);
+  cta.threads = std::vector<Thread>(num_threads);
+  cta.warps = std::vector<Warp>((num_threads + warp_size - 1) / warp_size);
+  for (unsigned t = 0; t < num_threads; ++t) {
+    Thread& thread = cta.threads[t];
+    thread.built_in = {index_of(t, launch_.block), index_of(index, launch_.grid), launch_.grid};
+    thread.cta = &cta;
+    thread.warp = &cta.warps[t / warp_size];
+    if (t % warp_size == 0) thread.warp->threads = &thread;
+    ++thread.warp->size;
+    thread.fiber = boost::context::fiber(std::allocator_arg, Stacks(), [this, &thread](boost::context::fiber&& back) {
+      scheduler_ = std::move(back);
+      kernel_();
+      thread.done = true;
+      return std::move(scheduler_);
+    });
+    wake(thread);
+  }
+}
+
+void Device::wake(Thread& thread) {
+  Warp& warp = *thread.warp;
+  warp.ready |= 1u << (&thread - warp.threads);
+  if (!warp.listed) ready_.push_back(&warp);
+  warp.listed = true;
+}
+
+void Device::sleep(const char* waits_for, Place place) {
+  current_->waits_for = waits_for;
+  current_->place = place;
+  scheduler_ = std::move(scheduler_).resume();
+}
+
+void Device::hold_back(Place place) {
+  held_back_.push_back(current_);
+  sleep("its turn", place);
+}
+
+void Device::resume(Thread& thread) {
+  current_ = &thread;
+  thread.fiber = std::move(thread.fiber).resume();
+}
+
+template <class T>
+T Device::take_any(std::vector<T>& from) {
+  std::swap(from[draw(static_cast<unsigned>(from.size()))], from.back());
+  T taken = std::move(from.back());
+  from.pop_back();
+  return taken;
+}
+
+void Device::schedule() {
+  for (;;) {
+    const bool others = !ready_.empty() || !running_.empty();
+    if (!held_back_.empty() && (!others || draw(64) == 0)) {
+      resume(*std::exchange(held_back_.front(), nullptr));
+      std::erase(held_back_, nullptr);
+    } else if (!running_.empty() && (ready_.empty() || draw(4) == 0)) {
+      take_any(running_)();
+    } else if (!ready_.empty()) {
+      Warp& warp = *take_any(ready_);
+      warp.listed = false;
+      for (std::uint32_t lanes = std::exchange(warp.ready, 0); lanes != 0; lanes &= lanes - 1) {
+        resume(warp.threads[std::countr_zero(lanes)]);
+      }
+    } else {
+      return;
+    }
+  }
+}
+
+void Device::check_end() const {
+  bool ended = true;
+  for (const Cta& cta : ctas_) {
+    const Thread* before = nullptr;
+    for (const Thread& thread : cta.threads) {
+      if (thread.done) continue;
+      if (std::exchange(ended, false)) std::fprintf(stderr, "emulated device: no thread can go on\n");
+      const bool same = before != nullptr && before->warp == thread.warp && before->waits_for == thread.waits_for &&
+                        before->place.line() == thread.place.line();
+      before = &thread;
+      if (same) continue;
+      std::fprintf(stderr, "  CTA %u thread %u waits for %s at %s:%u\n", thread.built_in.block.x,
+                   thread.built_in.thread.x, thread.waits_for, thread.place.file_name(),
+                   static_cast<unsigned>(thread.place.line()));
+    }
+  }
+  if (!ended) std::abort();
+}
+
+void run(const Launch& launch, const std::function<void()>& kernel) {
+  static thread_local unsigned seed = 0;
+  const unsigned count = volume(launch.grid), at_once = launch.cooperative ? count : std::min(count, most_resident);
+  for (unsigned first = 0; first < count; first += at_once) {
+    Device here(launch, kernel, ++seed);
+    the_device = &here;
+    here.run(first, std::min(at_once, count - first));
+    the_device = nullptr;
+  }
+}
+
+const BuiltIn& built_in() { return current().built_in; }
+
+void fail(const char* what, Place place) {
+  const BuiltIn& at = built_in();
+  std::fprintf(stderr, "emulated device: CTA %u thread %u: %s (%s:%u)\n", at.block.x, at.thread.x, what,
+               place.file_name(), static_cast<unsigned>(place.line()));
+  std::abort();
+}
+
+unsigned draw(unsigned range) { return device().draw(range); }
+void yield() { device().hold_back(Place::current()); }
+void interrupt(Place place) {
+  if (draw(8) == 0) device().hold_back(place);
+}
+
+// --- shared memory ---
+
+std::byte* dynamic_shared_memory() { return current_cta().shared; }
+
+std::byte* static_shared_memory(std::size_t bytes) {
+  constexpr std::size_t alignment = 128;
+  const std::size_t first = (current_cta().dynamic_bytes + alignment - 1) / alignment * alignment;
+  if (first + bytes > current_cta().shared_bytes) fail("too much static shared memory", Place::current());
+  return current_cta().shared + first;
+}
+
+std::uint32_t shared_address(const void* pointer) {
+  const std::ptrdiff_t offset = static_cast<const std::byte*>(pointer) - current_cta().shared;
+  if (offset < 0 || static_cast<std::size_t>(offset) >= current_cta().shared_bytes) {
+    fail("not an address in shared memory", Place::current());
+  }
+  return first_shared_address + static_cast<std::uint32_t>(offset);
+}
+
+std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place) {
+  if (address < first_shared_address || address - first_shared_address + bytes > current_cta().shared_bytes) {
+    fail("outside shared memory", place);
+  }
+  if (address % bytes != 0) fail("misaligned", place);
+  return current_cta().shared + (address - first_shared_address);
+}
+
+// --- warps ---
+
+void together(std::uint64_t mine, const char* operation, const std::function<void(const Lanes&)>& work, Place place) {
+  Warp& warp = *current().warp;
+  if (warp.size != warp_size) fail("the warp is not whole", place);
+  if (warp.arrived == 0) warp.operation = operation;
+  if (std::strcmp(warp.operation, operation) != 0) {
+    fail((std::string("lanes of one warp are at ") + warp.operation + " and " + operation).c_str(), place);
+  }
+  const unsigned generation = warp.generation;
+  warp.brought[generation % 2][static_cast<std::size_t>(lane())] = mine;
+  if (++warp.arrived < warp_size) {
+    while (warp.generation == generation) device().sleep(operation, place);
+    return;
+  }
+  if (work) work(warp.brought[generation % 2]);
+  warp.arrived = 0;
+  ++warp.generation;
+  for (int i = 0; i < warp_size; ++i) {
+    if (warp.threads + i != &current()) device().wake(warp.threads[i]);
+  }
+}
+
+const Lanes& exchange(std::uint64_t mine, const char* operation, Place place) {
+  const Warp& warp = *current().warp;
+  const unsigned generation = warp.generation;
+  together(mine, operation, nullptr, place);
+  return warp.brought[generation % 2];
+}
+
+}  // namespace trunkline::emulator

@@ -1,0 +1,100 @@
+// A CUDA device on the CPU, for the logic of kernels: every thread is a fiber, and warps, barriers and what runs on its
+// own are emulated. It is as strict as the programming model and as unkind: warps run in an order drawn at random, a
+// copy or a product takes place at any moment between its start and the wait for it, and a wrong use ends the program
+// and says where. It knows nothing of weak memory order, proxies and time.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+
+namespace trunkline::emulator {
+
+using Place = std::source_location;
+inline constexpr int warp_size = 32;
+
+// --- launches ---
+struct Index {
+  unsigned x = 1, y = 1, z = 1;
+};
+struct Launch {
+  Index grid, block;
+  std::size_t dynamic_bytes = 0;  // of shared memory
+  bool cooperative = false;       // all CTAs are resident at once
+};
+/// Runs every thread of every CTA to its end, on the calling thread of the host.
+void run(const Launch& launch, const std::function<void()>& kernel);
+
+// All below is for the threads of a kernel.
+
+struct BuiltIn {
+  Index thread{0, 0, 0}, block{0, 0, 0}, grid;
+};
+const BuiltIn& built_in();
+inline int lane() { return static_cast<int>(built_in().thread.x % warp_size); }
+
+/// Ends the program.
+[[noreturn]] void fail(const char* what, Place place);
+/// In [0, range).
+unsigned draw(unsigned range);
+/// Lets others run: in loops that poll memory.
+void yield();
+
+// --- shared memory ---
+std::byte* dynamic_shared_memory();
+/// Behind the dynamic part; one object per CTA.
+std::byte* static_shared_memory(std::size_t bytes);
+/// The address as instructions take it, and back, of `bytes` bytes at a multiple of `bytes`.
+std::uint32_t shared_address(const void* pointer);
+std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place = Place::current());
+
+// --- warps ---
+using Lanes = std::array<std::uint64_t, warp_size>;
+/// Waits for all lanes of the warp, which bring a value each.
+const Lanes& exchange(std::uint64_t mine, const char* operation, Place place = Place::current());
+/// The same; before they go on, one of them does the work of all.
+void together(std::uint64_t mine, const char* operation, const std::function<void(const Lanes&)>& work,
+              Place place = Place::current());
+
+// --- barriers of a CTA, by number ---
+/// Of all threads of the CTA where `threads` is 0. Returns whether some thread brought true.
+bool sync_threads(int barrier, int threads, bool value = false, Place place = Place::current());
+void arrive_threads(int barrier, int threads, Place place = Place::current());
+
+// --- barriers in shared memory ---
+void barrier_init(std::uint64_t* barrier, int arrivals, Place place = Place::current());
+void barrier_invalidate(std::uint64_t* barrier, Place place = Place::current());
+void barrier_arrive(std::uint64_t* barrier, Place place = Place::current());
+/// More bytes are to come.
+void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes, Place place = Place::current());
+bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current());
+void barrier_wait(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current());
+
+// --- copies ---
+/// By the copy engine: some time from now, and then its bytes have come.
+void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::uint32_t bytes,
+                     Place place = Place::current());
+/// cp.async: some time before this thread's wait for its group.
+void start_copy(std::function<void()> copy);
+void commit_copies();
+void wait_copies(int pending);
+/// Arrives once all copies that this thread has started are done.
+void arrive_behind_copies(std::uint64_t* barrier, Place place = Place::current());
+
+// --- products of a warp (wgmma): they take place between commit and wait, in order ---
+/// What one lane brings to a product.
+struct Product {
+  void (*compute)(const std::array<const Product*, warp_size>& lanes);
+  float* d;            // its part of the result
+  std::uint32_t a[4];  // its part of A, or
+  std::uint64_t a_at;  // a descriptor of A
+  std::uint64_t b_at;  // and of B
+  bool accumulate;
+};
+void start_product(const Product& mine);
+void commit_products(Place place = Place::current());
+void wait_products(int pending, Place place = Place::current());
+
+}  // namespace trunkline::emulator

@@ -1,0 +1,30 @@
+// The emulated device's, in place of src/kernels/cuda/async_copy.cuh.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "emulator/device.hpp"
+
+namespace trunkline::kernels::cuda {
+
+inline void copy_async_16(std::uint32_t destination, const void* source, bool read) {
+  std::byte* const to = emulator::shared_memory(destination, 16);
+  if (read && reinterpret_cast<std::uintptr_t>(source) % 16 != 0)
+    emulator::fail("misaligned", emulator::Place::current());
+  emulator::start_copy([to, source, read] {
+    if (read) {
+      std::memcpy(to, source, 16);
+    } else {
+      std::memset(to, 0, 16);
+    }
+  });
+}
+inline void commit_copies() { emulator::commit_copies(); }
+inline void wait_copies(int pending) { emulator::wait_copies(pending); }
+template <int pending>
+void wait_copies() {
+  emulator::wait_copies(pending);
+}
+
+}  // namespace trunkline::kernels::cuda

@@ -1,0 +1,37 @@
+// The emulated device's, in place of src/kernels/sm90/wgmma.cuh.
+#pragma once
+
+#include <cstdint>
+
+#include "emulator/products.hpp"
+#include "kernels/sm90/ptx.cuh"
+
+namespace trunkline::kernels::sm90 {
+
+inline std::uint64_t operand(std::uint32_t address, std::uint32_t leading, std::uint32_t stride) {
+  if (((address | leading | stride) & 15) != 0) emulator::fail("misaligned operand", emulator::Place::current());
+  return (std::uint64_t{address} & 0x3FFFF) >> 4 | std::uint64_t{leading} >> 4 << 16 |
+         std::uint64_t{stride} >> 4 << 32 | std::uint64_t{1} << 62;
+}
+inline std::uint64_t advanced(std::uint64_t operand, std::uint32_t bytes) { return operand + (bytes >> 4); }
+
+inline void products_begin() {}
+inline void products_commit(emulator::Place place = emulator::Place::current()) { emulator::commit_products(place); }
+template <int count>
+void products_are_in(float (&)[count]) {}
+template <int pending>
+void products_wait(emulator::Place place = emulator::Place::current()) {
+  emulator::wait_products(pending, place);
+}
+
+template <class T, int N, int transposed_a>
+void product(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) {
+  emulator::start_product({emulator::multiply<T, N, false, transposed_a != 0, false>, d, {}, a, b, accumulate != 0});
+}
+template <class T, int N, int transposed_b>
+void product(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, int accumulate) {
+  emulator::start_product(
+      {emulator::multiply<T, N, true, false, transposed_b != 0>, d, {a[0], a[1], a[2], a[3]}, 0, b, accumulate != 0});
+}
+
+}  // namespace trunkline::kernels::sm90
