@@ -80,8 +80,9 @@ struct CUevent_st {
 namespace trunkline::emulator {
 namespace {
 
-// An H200 with few SMs: lists of work are long, and a launch has few threads.
+// An H200 with few SMs, so that lists of work are long and a launch has few threads, and with little memory.
 constexpr int num_sms = 8;
+constexpr std::size_t largest_allocation = std::size_t{4} << 30;
 
 struct Memory {
   std::size_t bytes;
@@ -120,6 +121,7 @@ cudaError_t result(cudaError_t error) {
 CUstream_st& stream_of(cudaStream_t stream) { return stream == nullptr ? *runtime().default_stream : *stream; }
 
 cudaError_t allocate(void** pointer, std::size_t bytes, cudaMemoryType type) {
+  if (bytes > largest_allocation) return result(cudaErrorMemoryAllocation);
   auto* const made = static_cast<std::byte*>(std::aligned_alloc(512, (bytes + 511) / 512 * 512));
   if (made == nullptr) return result(cudaErrorMemoryAllocation);
   std::memset(made, 0xFF, bytes);  // NaN, for who reads before he writes
@@ -162,8 +164,13 @@ extern "C" {
 // --- errors and devices ---
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
-const char* cudaGetErrorName(cudaError_t error) { return error == cudaSuccess ? "cudaSuccess" : "emulated error"; }
-const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+const char* cudaGetErrorName(cudaError_t error) {
+  if (error == cudaSuccess) return "cudaSuccess";
+  return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "an error of the emulated device";
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation ? "out of memory" : cudaGetErrorName(error);
+}
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;

@@ -79,6 +79,16 @@ TEST_P(CudaErrors, Construction) {
   }
 }
 
+TEST_P(CudaErrors, MemoryThatIsNotThere) {
+  const Batch batch(small_batch());
+  const Attention attention(batch.config(), {4096, 4096, 1 << 26}, cuda_device, options());  // a table of a TiB
+  const std::size_t bytes = attention.workspace_bytes();
+  EXPECT_GT(bytes, std::size_t{1} << 40);
+  expect_error([&] { Workspace workspace(attention); },
+               "device_error: cudaMalloc: expected " + std::to_string(bytes) +
+                   " bytes of the device, got cudaErrorMemoryAllocation (out of memory)");
+}
+
 TEST_P(CudaErrors, CapacityExceededSaysByHowMuch) {
   Batch batch(small_batch());
   DeviceBatch device(batch);

@@ -1,18 +1,26 @@
 #include "exec/cuda/runtime.hpp"
 
 #include <string>
+#include <utility>
 
 #include "trunkline/error.hpp"
 
 namespace trunkline::exec::cuda {
 
-void check(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) [[likely]] {
-    return;
-  }
+namespace {
+
+[[noreturn]] void fail(cudaError_t result, const char* call, std::string expected) {
   cudaGetLastError();
-  throw Error(ErrorCode::device_error, call, "success",
+  throw Error(ErrorCode::device_error, call, std::move(expected),
               std::string(cudaGetErrorName(result)) + " (" + cudaGetErrorString(result) + ")");
+}
+
+}  // namespace
+
+void check(cudaError_t result, const char* call) {
+  if (result != cudaSuccess) [[unlikely]] {
+    fail(result, call, "success");
+  }
 }
 
 DeviceGuard::DeviceGuard(int device) {
@@ -62,13 +70,17 @@ bool is_capturing(Stream stream) {
 
 DeviceMemory allocate_device(std::size_t bytes) {
   void* memory = nullptr;
-  check(cudaMalloc(&memory, bytes), "cudaMalloc");
+  if (const cudaError_t result = cudaMalloc(&memory, bytes); result != cudaSuccess) {
+    fail(result, "cudaMalloc", std::to_string(bytes) + " bytes of the device");
+  }
   return DeviceMemory(static_cast<std::byte*>(memory));
 }
 
 PinnedMemory allocate_pinned(std::size_t bytes) {
   void* memory = nullptr;
-  check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "cudaHostAlloc");
+  if (const cudaError_t result = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault); result != cudaSuccess) {
+    fail(result, "cudaHostAlloc", std::to_string(bytes) + " bytes of pinned memory");
+  }
   return PinnedMemory(static_cast<std::byte*>(memory));
 }
 

@@ -55,7 +55,7 @@ struct FreePinned {
 using DeviceMemory = std::unique_ptr<std::byte, FreeDevice>;
 using PinnedMemory = std::unique_ptr<std::byte, FreePinned>;
 
-/// On the current device. Throws device_error.
+/// On the current device. Throws device_error, which says how many bytes.
 DeviceMemory allocate_device(std::size_t bytes);
 PinnedMemory allocate_pinned(std::size_t bytes);
 
