@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "emulator/traffic.hpp"
+
 namespace trunkline::emulator {
 namespace {
 
@@ -75,6 +77,7 @@ void start_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::in
         std::byte* const chunk_to = base + ((address ^ (address >> 7 & 7) << 4) - first);
         if (inside) {
           std::memcpy(chunk_to, from + chunk * 16, 16);
+          note_read(from + chunk * 16, 16);
         } else {
           std::memset(chunk_to, 0, 16);
         }

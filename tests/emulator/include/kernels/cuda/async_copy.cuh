@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "emulator/device.hpp"
+#include "emulator/traffic.hpp"
 
 namespace trunkline::kernels::cuda {
 
@@ -15,6 +16,7 @@ inline void copy_async_16(std::uint32_t destination, const void* source, bool re
   emulator::start_copy([to, source, read] {
     if (read) {
       std::memcpy(to, source, 16);
+      emulator::note_read(source, 16);
     } else {
       std::memset(to, 0, 16);
     }
