@@ -11,12 +11,26 @@ void do_all(std::vector<Work>& works) {
   for (const Work& work : std::exchange(works, {})) work();
 }
 
+/// All lanes must have brought the same products.
+void check_same(const std::array<std::vector<Product>, warp_size>& group, Place place) {
+  for (const std::vector<Product>& lane : group) {
+    if (lane.size() != group[0].size()) fail("lanes of a warp bring different numbers of products", place);
+    for (std::size_t i = 0; i < lane.size(); ++i) {
+      const Product &one = lane[i], &other = group[0][i];
+      if (one.compute != other.compute || one.a_at != other.a_at || one.b_at != other.b_at ||
+          one.accumulate != other.accumulate) {
+        fail("lanes of a warp bring different products", one.place);
+      }
+    }
+  }
+}
+
 void compute_oldest(Warp& warp) {
   const auto group = std::move(warp.product_groups.front());
   warp.product_groups.pop_front();
   for (std::size_t i = 0; i < group[0].size(); ++i) {
     std::array<const Product*, warp_size> lanes;
-    for (std::size_t l = 0; l < lanes.size(); ++l) lanes[l] = &group[l].at(i);
+    for (std::size_t l = 0; l < lanes.size(); ++l) lanes[l] = &group[l][i];
     group[0][i].compute(lanes);
   }
 }
@@ -48,26 +62,24 @@ void wait_copies(int pending) {
   }
 }
 
-void arrive_behind_copies(std::uint64_t* barrier, Place place) {
-  check_barrier(current_cta(), barrier, place);
-  commit_copies();
-  device().start([&cta = current_cta(), groups = std::exchange(current().copy_groups, {}), barrier, place]() mutable {
-    for (auto& group : groups) do_all(group);
-    arrive_at(cta, barrier, place);
-  });
+void begin_products() { current().products_begun = true; }
+
+void start_product(const Product& mine) {
+  if (!current().products_begun) fail("no wgmma.fence before this product", mine.place);
+  current().products.push_back(mine);
 }
 
-void start_product(const Product& mine) { current().products.push_back(mine); }
-
 void commit_products(Place place) {
-  const auto commit = [](const Lanes& lanes) {
+  const auto commit = [place](const Lanes& lanes) {
     Warp& warp = *current().warp;
     auto& group = warp.product_groups.emplace_back();
     for (std::size_t i = 0; i < lanes.size(); ++i) {
       group[i] = std::exchange(*reinterpret_cast<std::vector<Product>*>(lanes[i]), {});
     }
+    check_same(group, place);
     while (!warp.product_groups.empty() && draw(2) == 0) compute_oldest(warp);
   };
+  current().products_begun = false;
   together(reinterpret_cast<std::uint64_t>(&current().products), "wgmma.commit_group", commit, place);
 }
 

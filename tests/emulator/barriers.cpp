@@ -1,4 +1,5 @@
 // Barriers of a CTA: by number, and in shared memory.
+#include <iterator>
 #include <utility>
 
 #include "emulator/device.hpp"
@@ -30,6 +31,11 @@ void end_phase(Cta& cta, std::uint64_t* barrier) {
   });
 }
 
+NamedBarrier& named_barrier(int index, Place place) {
+  if (index < 0 || index >= static_cast<int>(std::size(current_cta().named))) fail("there is no such barrier", place);
+  return current_cta().named[index];
+}
+
 /// Returns whether it was the last arrival.
 bool arrive(NamedBarrier& barrier, int threads, bool value, Place place) {
   if (threads == 0) threads = static_cast<int>(current_cta().threads.size());
@@ -50,7 +56,7 @@ bool arrive(NamedBarrier& barrier, int threads, bool value, Place place) {
 }  // namespace
 
 bool sync_threads(int index, int threads, bool value, Place place) {
-  NamedBarrier& barrier = current_cta().named[index];
+  NamedBarrier& barrier = named_barrier(index, place);
   const unsigned generation = barrier.generation;
   if (!arrive(barrier, threads, value, place)) {
     barrier.waiting.push_back(&current());
@@ -62,7 +68,7 @@ bool sync_threads(int index, int threads, bool value, Place place) {
 }
 
 void arrive_threads(int index, int threads, Place place) {
-  arrive(current_cta().named[index], threads, false, place);
+  arrive(named_barrier(index, place), threads, false, place);
   interrupt(place);
 }
 
@@ -83,7 +89,8 @@ void bytes_have_come(Cta& cta, std::uint64_t* barrier, std::uint32_t bytes, Plac
 }
 
 void barrier_init(std::uint64_t* barrier, int arrivals, Place place) {
-  shared_memory(shared_address(barrier), sizeof(*barrier), place);
+  shared_memory(shared_address(barrier, place), sizeof(*barrier), place);
+  if (arrivals < 1 || arrivals > 0x7FFF) fail("a barrier of so many arrivals", place);
   if (!current_cta().barriers.emplace(barrier, place).second) fail("this barrier is set up already", place);
   word_of(barrier) = {0, static_cast<std::uint16_t>(arrivals), static_cast<std::uint16_t>(arrivals), 0};
 }
@@ -115,9 +122,10 @@ bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place pl
 }
 
 void barrier_wait(const std::uint64_t* barrier, std::uint32_t parity, Place place) {
-  if (barrier_passed(barrier, parity, place)) return;
-  current_cta().waits.push_back({&current(), barrier, parity});
-  device().sleep("a barrier in shared memory", place);
+  while (!barrier_passed(barrier, parity, place)) {  // when woken it looks again, like the loop that it stands for
+    current_cta().waits.push_back({&current(), barrier, parity});
+    device().sleep("a barrier in shared memory", place);
+  }
 }
 
 }  // namespace trunkline::emulator

@@ -2,9 +2,11 @@
 #include "emulator/device.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -15,7 +17,7 @@ namespace trunkline::emulator {
 namespace {
 
 constexpr std::uint32_t first_shared_address = 1024;  // below lies what the system reserves
-constexpr std::size_t static_bytes = 48 * 1024;
+constexpr std::size_t most_static_bytes = 48 * 1024;
 // CTAs of a launch that is not cooperative that run side by side; others follow.
 constexpr unsigned most_resident = 16;
 
@@ -29,7 +31,7 @@ unsigned volume(const Index& sizes) { return sizes.x * sizes.y * sizes.z; }
 Device& device() { return *the_device; }
 
 Device::Device(const Launch& launch, const Work& kernel, unsigned seed)
-    : launch_(launch), kernel_(kernel), random_(seed) {}
+    : launch_(launch), kernel_(kernel), seed_(seed), random_(seed) {}
 
 void Device::run(unsigned first, unsigned count) {
   ctas_ = std::vector<Cta>(count);
@@ -41,11 +43,11 @@ void Device::run(unsigned first, unsigned count) {
 void Device::prepare(Cta& cta, unsigned index) {
   constexpr std::size_t alignment = 1024;
   cta.dynamic_bytes = launch_.dynamic_bytes;
-  cta.shared_bytes = launch_.dynamic_bytes + static_bytes;
-  cta.memory.assign(cta.shared_bytes + alignment, std::byte{0xFF});  // NaN, for who reads before he writes
+  const std::size_t bytes = launch_.dynamic_bytes + most_static_bytes;
+  cta.memory.assign(bytes + alignment, std::byte{0xFF});  // NaN, for who reads before he writes
   void* memory = cta.memory.data();
   std::size_t space = cta.memory.size();
-  cta.shared = static_cast<std::byte*>(std::align(alignment, cta.shared_bytes, memory, space));
+  cta.shared = static_cast<std::byte*>(std::align(alignment, bytes, memory, space));
 
   const unsigned num_threads = volume(launch_.block);
   cta.threads = std::vector<Thread>(num_threads);
@@ -99,22 +101,42 @@ T Device::take_any(std::vector<T>& from) {
 }
 
 void Device::schedule() {
+  unsigned idle = 0;  // threads that went on since anything else did
   for (;;) {
     const bool others = !ready_.empty() || !running_.empty();
     if (!held_back_.empty() && (!others || draw(64) == 0)) {
-      resume(*std::exchange(held_back_.front(), nullptr));
-      std::erase(held_back_, nullptr);
-    } else if (!running_.empty() && (ready_.empty() || draw(4) == 0)) {
+      // Those that poll may do so for ever.
+      if (others) idle = 0;
+      if (++idle > 1000 + 100 * held_back_.size()) return check_end();
+      Thread& thread = *held_back_.front();
+      held_back_.pop_front();
+      resume(thread);
+      continue;
+    }
+    idle = 0;
+    if (!running_.empty() && (ready_.empty() || draw(4) == 0)) {
+      current_ = nullptr;
       take_any(running_)();
     } else if (!ready_.empty()) {
-      Warp& warp = *take_any(ready_);
-      warp.listed = false;
-      for (std::uint32_t lanes = std::exchange(warp.ready, 0); lanes != 0; lanes &= lanes - 1) {
-        resume(warp.threads[std::countr_zero(lanes)]);
-      }
+      run_warp(*take_any(ready_));
     } else {
       return;
     }
+  }
+}
+
+void Device::run_warp(Warp& warp) {
+  warp.listed = false;
+  std::uint32_t lanes = std::exchange(warp.ready, 0);
+  if (draw(4) == 0) {  // some of them later
+    const std::uint32_t later = lanes & static_cast<std::uint32_t>(random_());
+    for (std::uint32_t rest = later; rest != 0; rest &= rest - 1) wake(warp.threads[std::countr_zero(rest)]);
+    lanes ^= later;
+  }
+  const unsigned first = draw(warp_size);
+  for (unsigned i = 0; i < warp_size; ++i) {
+    const unsigned at = (first + i) % warp_size;
+    if ((lanes >> at & 1) != 0) resume(warp.threads[at]);
   }
 }
 
@@ -124,7 +146,9 @@ void Device::check_end() const {
     const Thread* before = nullptr;
     for (const Thread& thread : cta.threads) {
       if (thread.done) continue;
-      if (std::exchange(ended, false)) std::fprintf(stderr, "emulated device: no thread can go on\n");
+      if (std::exchange(ended, false)) {
+        std::fprintf(stderr, "emulated device (seed %u): no thread can go on\n", seed_);
+      }
       const bool same = before != nullptr && before->warp == thread.warp && before->waits_for == thread.waits_for &&
                         before->place.line() == thread.place.line();
       before = &thread;
@@ -138,10 +162,13 @@ void Device::check_end() const {
 }
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
-  static thread_local unsigned seed = 0;
+  static std::atomic<unsigned> launches = [] {
+    const char* const given = std::getenv("TRUNKLINE_EMULATOR_SEED");
+    return given == nullptr ? 0u : static_cast<unsigned>(std::strtoul(given, nullptr, 10));
+  }();
   const unsigned count = volume(launch.grid), at_once = launch.cooperative ? count : std::min(count, most_resident);
   for (unsigned first = 0; first < count; first += at_once) {
-    Device here(launch, kernel, ++seed);
+    Device here(launch, kernel, launches++);
     the_device = &here;
     here.run(first, std::min(at_once, count - first));
     the_device = nullptr;
@@ -151,14 +178,16 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
 const BuiltIn& built_in() { return current().built_in; }
 
 void fail(const char* what, Place place) {
-  const BuiltIn& at = built_in();
-  std::fprintf(stderr, "emulated device: CTA %u thread %u: %s (%s:%u)\n", at.block.x, at.thread.x, what,
-               place.file_name(), static_cast<unsigned>(place.line()));
+  std::fprintf(stderr, "emulated device (seed %u): ", device().seed());
+  if (const Thread* const at = device().current()) {
+    std::fprintf(stderr, "CTA %u thread %u: ", at->built_in.block.x, at->built_in.thread.x);
+  }
+  std::fprintf(stderr, "%s (%s:%u)\n", what, place.file_name(), static_cast<unsigned>(place.line()));
   std::abort();
 }
 
 unsigned draw(unsigned range) { return device().draw(range); }
-void yield() { device().hold_back(Place::current()); }
+void yield(Place place) { device().hold_back(place); }
 void interrupt(Place place) {
   if (draw(8) == 0) device().hold_back(place);
 }
@@ -167,23 +196,38 @@ void interrupt(Place place) {
 
 std::byte* dynamic_shared_memory() { return current_cta().shared; }
 
-std::byte* static_shared_memory(std::size_t bytes) {
+std::byte* static_shared_memory(std::size_t bytes, Place place) {
   constexpr std::size_t alignment = 128;
-  const std::size_t first = (current_cta().dynamic_bytes + alignment - 1) / alignment * alignment;
-  if (first + bytes > current_cta().shared_bytes) fail("too much static shared memory", Place::current());
-  return current_cta().shared + first;
+  Cta& cta = current_cta();
+  if (cta.static_bytes != 0 && cta.static_bytes != bytes) fail("a second object in shared memory", place);
+  if (bytes > most_static_bytes - alignment) fail("too large for shared memory", place);
+  cta.static_bytes = bytes;
+  return cta.shared + (cta.dynamic_bytes + alignment - 1) / alignment * alignment;
 }
 
-std::uint32_t shared_address(const void* pointer) {
-  const std::ptrdiff_t offset = static_cast<const std::byte*>(pointer) - current_cta().shared;
-  if (offset < 0 || static_cast<std::size_t>(offset) >= current_cta().shared_bytes) {
-    fail("not an address in shared memory", Place::current());
-  }
+namespace {
+
+/// Whether [offset, offset + bytes) is the kernel's.
+bool is_shared(std::size_t offset, std::size_t bytes) {
+  const Cta& cta = current_cta();
+  const auto within = [&](const std::byte* begin, std::size_t size) {
+    const auto first = static_cast<std::size_t>(begin - cta.shared);
+    return offset >= first && offset + bytes <= first + size;
+  };
+  return within(cta.shared, cta.dynamic_bytes) ||
+         (cta.static_bytes != 0 && within(static_shared_memory(cta.static_bytes), cta.static_bytes));
+}
+
+}  // namespace
+
+std::uint32_t shared_address(const void* pointer, Place place) {
+  const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(pointer) - current_cta().shared);
+  if (!is_shared(offset, 1)) fail("not an address in shared memory", place);
   return first_shared_address + static_cast<std::uint32_t>(offset);
 }
 
 std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place) {
-  if (address < first_shared_address || address - first_shared_address + bytes > current_cta().shared_bytes) {
+  if (address < first_shared_address || !is_shared(address - first_shared_address, bytes)) {
     fail("outside shared memory", place);
   }
   if (address % bytes != 0) fail("misaligned", place);

@@ -1,7 +1,9 @@
 // A CUDA device on the CPU, for the logic of kernels: every thread is a fiber, and warps, barriers and what runs on its
-// own are emulated. It is as strict as the programming model and as unkind: warps run in an order drawn at random, a
-// copy or a product takes place at any moment between its start and the wait for it, and a wrong use ends the program
-// and says where. It knows nothing of weak memory order, proxies and time.
+// own are emulated. It is unkind: warps and parts of warps run in an order drawn at random, copies and products take
+// place early or late, memory begins as NaN, and a wrong use ends the program and says where. What it leaves out: weak
+// memory order and proxies, launches that begin before the one before has ended (griddepcontrol), registers, and time.
+//
+// Orders follow from TRUNKLINE_EMULATOR_SEED (a number, 0 by default), which a message names.
 #pragma once
 
 #include <array>
@@ -35,19 +37,19 @@ struct BuiltIn {
 const BuiltIn& built_in();
 inline int lane() { return static_cast<int>(built_in().thread.x % warp_size); }
 
-/// Ends the program.
+/// Ends the program; says which thread it was, if one.
 [[noreturn]] void fail(const char* what, Place place);
 /// In [0, range).
 unsigned draw(unsigned range);
 /// Lets others run: in loops that poll memory.
-void yield();
+void yield(Place place = Place::current());
 
 // --- shared memory ---
 std::byte* dynamic_shared_memory();
-/// Behind the dynamic part; one object per CTA.
-std::byte* static_shared_memory(std::size_t bytes);
+/// Behind the dynamic part; one object per kernel.
+std::byte* static_shared_memory(std::size_t bytes, Place place = Place::current());
 /// The address as instructions take it, and back, of `bytes` bytes at a multiple of `bytes`.
-std::uint32_t shared_address(const void* pointer);
+std::uint32_t shared_address(const void* pointer, Place place = Place::current());
 std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place = Place::current());
 
 // --- warps ---
@@ -76,14 +78,13 @@ void barrier_wait(const std::uint64_t* barrier, std::uint32_t parity, Place plac
 /// By the copy engine: some time from now, and then its bytes have come.
 void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::uint32_t bytes,
                      Place place = Place::current());
-/// cp.async: some time before this thread's wait for its group.
+/// cp.async: at this thread's wait for its group, or when this or a later one is committed.
 void start_copy(std::function<void()> copy);
 void commit_copies();
 void wait_copies(int pending);
-/// Arrives once all copies that this thread has started are done.
-void arrive_behind_copies(std::uint64_t* barrier, Place place = Place::current());
 
-// --- products of a warp (wgmma): they take place between commit and wait, in order ---
+// --- products of a warp (wgmma): they take place in order, each group when it, or a later one, is committed or waited
+// for ---
 /// What one lane brings to a product.
 struct Product {
   void (*compute)(const std::array<const Product*, warp_size>& lanes);
@@ -92,7 +93,10 @@ struct Product {
   std::uint64_t a_at;  // a descriptor of A
   std::uint64_t b_at;  // and of B
   bool accumulate;
+  Place place = Place::current();
 };
+/// wgmma.fence, before the first product of a group.
+void begin_products();
 void start_product(const Product& mine);
 void commit_products(Place place = Place::current());
 void wait_products(int pending, Place place = Place::current());

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "emulated_cuda.hpp"
@@ -134,12 +133,13 @@ TEST(Emulator, ProductsAreThereAfterTheWait) {
       }
     }
     float mine[4] = {-1, -1, -1, -1};
-    start_product({multiply<__half, 8, true, false, false>,
-                   mine,
-                   {a[0], a[1], a[2], a[3]},
-                   0,
-                   sm90::operand(shared_address(dynamic_shared_memory()), 16, 1024),
-                   false});
+    sm90::products_begin();
+    start_product({.compute = multiply<__half, 8, true, false, false>,
+                   .d = mine,
+                   .a = {a[0], a[1], a[2], a[3]},
+                   .a_at = 0,
+                   .b_at = sm90::operand(shared_address(dynamic_shared_memory()), 16, 1024),
+                   .accumulate = false});
     sm90::products_commit();
     sm90::products_wait<0>();
     for (int i = 0; i < 4; ++i) {
@@ -196,9 +196,41 @@ TEST(EmulatorDeathTest, LanesThatDoDifferentThings) {
                "lanes of one warp are at");
 }
 
+TEST(EmulatorDeathTest, APollThatNothingEnds) {
+  const std::uint32_t word = 0;
+  EXPECT_DEATH(run_warps(1,
+                         [&] {
+                           while (lane() == 0 && kernels::cuda::load_acquire(&word) == 0) {
+                           }
+                           __syncwarp();
+                         }),
+               "no thread can go on");
+}
+
+TEST(EmulatorDeathTest, ProductsThatLanesDisagreeOn) {
+  const auto products = [](bool fence, int other_lane) {
+    return [=] {
+      float d[4];
+      const std::uint32_t a[4] = {};
+      if (fence) sm90::products_begin();
+      const std::uint32_t at = shared_address(dynamic_shared_memory());
+      start_product({.compute = multiply<__half, 8, true, false, false>,
+                     .d = d,
+                     .a = {a[0], a[1], a[2], a[3]},
+                     .a_at = 0,
+                     .b_at = sm90::operand(lane() == other_lane ? at + 1024 : at, 16, 1024),
+                     .accumulate = false});
+      sm90::products_commit();
+    };
+  };
+  EXPECT_DEATH(run_warps(1, products(false, -1)), "no wgmma.fence");
+  EXPECT_DEATH(run_warps(1, products(true, 3)), "bring different products");
+}
+
 TEST(EmulatorDeathTest, AddressesOutsideSharedMemory) {
   EXPECT_DEATH(run_warps(1, [] { kernels::cuda::store_shared(16, 1); }), "outside shared memory");
-  EXPECT_DEATH(run_warps(1, [] { kernels::cuda::store_shared(1026, 1); }), "misaligned");
+  EXPECT_DEATH(run_warps(1, [] { kernels::cuda::store_shared(1024 + 64 * 1024, 1); }), "outside shared memory");
+  EXPECT_DEATH(run_warps(1, [] { kernels::cuda::store_shared(1026, 1); }), "misaligned .*emulator_test.cpp");
 }
 
 /// Not waiting for a copy is noticed in its result: it takes place late.

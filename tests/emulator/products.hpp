@@ -39,16 +39,17 @@ void spread_a(const std::uint32_t (&a)[4], int lane, float (&to)[16][16]) {
 /// Element (row, k) of an operand that a wgmma descriptor names: in 128-byte swizzled tiles of 8 rows, K-major or
 /// (transposed) MN-major.
 template <bool transposed>
-std::uint16_t operand_element(std::uint64_t descriptor, int row, int k) {
+std::uint16_t operand_element(std::uint64_t descriptor, int row, int k, Place place = Place::current()) {
   const auto field = [&](int shift) { return static_cast<std::uint32_t>(descriptor >> shift & 0x3FFF) << 4; };
   const std::uint32_t start = field(0), leading = field(16), stride = field(32);
-  if (descriptor >> 62 != 1) fail("only operands of 128-byte swizzled tiles are emulated", Place::current());
+  if (descriptor >> 62 != 1) fail("only operands of 128-byte swizzled tiles are emulated", place);
+  if ((start >> 7 & 7) != 0) fail("an operand that does not begin in the first row of a tile", place);
   const int outer = transposed ? row / 64 : 0, eights = transposed ? k / 8 : row / 8;
   const int line = (transposed ? k : row) % 8, in_line = transposed ? row % 64 : k;
   const std::uint32_t at = start + static_cast<std::uint32_t>(outer) * leading +
                            static_cast<std::uint32_t>(eights) * stride +
                            static_cast<std::uint32_t>(line * 128 + in_line * 2);
-  return *reinterpret_cast<const std::uint16_t*>(shared_memory(at ^ (at >> 7 & 7) << 4, 2));
+  return *reinterpret_cast<const std::uint16_t*>(shared_memory(at ^ (at >> 7 & 7) << 4, 2, place));
 }
 
 /// A warp's 16 rows of D[64, N] += A[64, 16] B[16, N].
@@ -62,12 +63,12 @@ void multiply(const std::array<const Product*, warp_size>& lanes) {
   } else {
     for (int row = 0; row < 16; ++row) {
       for (int k = 0; k < 16; ++k) {
-        a[row][k] = to_float(operand_element<transposed_a>(all.a_at, first_row + row, k), T());
+        a[row][k] = to_float(operand_element<transposed_a>(all.a_at, first_row + row, k, all.place), T());
       }
     }
   }
   for (int k = 0; k < 16; ++k) {
-    for (int n = 0; n < N; ++n) b[k][n] = to_float(operand_element<transposed_b>(all.b_at, n, k), T());
+    for (int n = 0; n < N; ++n) b[k][n] = to_float(operand_element<transposed_b>(all.b_at, n, k, all.place), T());
   }
   for (int row = 0; row < 16; ++row) {
     for (int k = 0; k < 16; ++k) {

@@ -70,11 +70,14 @@ struct CUstream_st {
   std::thread thread_;
 };
 
-struct CUevent_st {
+struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   std::uint64_t recorded = 0, reached = 0;
   std::chrono::steady_clock::time_point time;
+};
+struct CUevent_st {
+  std::shared_ptr<EventState> state = std::make_shared<EventState>();  // outlives its event in work that records it
 };
 
 namespace trunkline::emulator {
@@ -93,7 +96,7 @@ struct Memory {
 struct Runtime {
   std::mutex mutex;
   std::map<const std::byte*, Memory> memory;
-  std::vector<cudaStream_t> streams;
+  std::vector<std::shared_ptr<CUstream_st>> streams;
   std::unique_ptr<CUstream_st> default_stream = std::make_unique<CUstream_st>();
 
   cudaMemoryType type_of(const void* pointer) {
@@ -107,7 +110,7 @@ struct Runtime {
 };
 
 Runtime& runtime() {
-  static Runtime the_one;
+  static Runtime& the_one = *new Runtime;  // work of streams may outlive other static objects
   return the_one;
 }
 
@@ -153,6 +156,17 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
     on.add(std::move(work));
   }
   return cudaSuccess;
+}
+
+cudaError_t enqueue_launch(cudaStream_t stream, const Launch& launch, std::function<void()> kernel) {
+  constexpr std::uint64_t most_threads = 1024, most_shared_bytes = 227 * 1024;
+  const auto volume = [](const Index& sizes) { return std::uint64_t{sizes.x} * sizes.y * sizes.z; };
+  const std::uint64_t ctas = volume(launch.grid), threads = volume(launch.block);
+  if (ctas == 0 || threads == 0 || threads > most_threads || launch.dynamic_bytes > most_shared_bytes) {
+    return result(cudaErrorInvalidConfiguration);
+  }
+  if (launch.cooperative && ctas > num_sms) return result(cudaErrorCooperativeLaunchTooLarge);
+  return enqueue(stream, [launch, kernel = std::move(kernel)] { run(launch, kernel); });
 }
 
 }  // namespace trunkline::emulator
@@ -216,12 +230,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 cudaError_t cudaDeviceSynchronize() {
   stream_of(nullptr).wait();
-  std::vector<cudaStream_t> all;
+  std::vector<std::shared_ptr<CUstream_st>> all;
   {
     const std::scoped_lock lock(runtime().mutex);
     all = runtime().streams;
   }
-  for (const cudaStream_t stream : all) stream->wait();
+  for (const auto& stream : all) stream->wait();
   return cudaSuccess;
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
@@ -281,17 +295,17 @@ cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
 // --- streams and events ---
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new CUstream_st;
   const std::scoped_lock lock(runtime().mutex);
-  runtime().streams.push_back(*stream);
+  *stream = runtime().streams.emplace_back(std::make_shared<CUstream_st>()).get();
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  {
-    const std::scoped_lock lock(runtime().mutex);
-    std::erase(runtime().streams, stream);
+  std::shared_ptr<CUstream_st> last;  // ends it, outside the lock
+  const std::scoped_lock lock(runtime().mutex);
+  for (auto& one : runtime().streams) {
+    if (one.get() == stream) last = std::exchange(one, nullptr);
   }
-  delete stream;
+  std::erase(runtime().streams, nullptr);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -307,30 +321,31 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  cudaEventSynchronize(event);
   delete event;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream_of(stream).capture != nullptr) return result(cudaErrorNotSupported);
   std::uint64_t record = 0;
   {
-    const std::scoped_lock lock(event->mutex);
-    record = ++event->recorded;
+    const std::scoped_lock lock(event->state->mutex);
+    record = ++event->state->recorded;
   }
-  return enqueue(stream, [=] {
-    const std::scoped_lock lock(event->mutex);
-    event->reached = record;
-    event->time = std::chrono::steady_clock::now();
-    event->changed.notify_all();
+  return enqueue(stream, [state = event->state, record] {
+    const std::scoped_lock lock(state->mutex);
+    state->reached = record;
+    state->time = std::chrono::steady_clock::now();
+    state->changed.notify_all();
   });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  std::unique_lock lock(event->mutex);
-  event->changed.wait(lock, [&] { return event->reached >= event->recorded; });
+  EventState& state = *event->state;
+  std::unique_lock lock(state.mutex);
+  state.changed.wait(lock, [&] { return state.reached >= state.recorded; });
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  *milliseconds = std::chrono::duration<float, std::milli>(end->state->time - begin->state->time).count();
   return cudaSuccess;
 }
 

@@ -29,6 +29,7 @@ struct Thread {
   std::vector<Work> copies;                   // cp.async, of the open group
   std::deque<std::vector<Work>> copy_groups;  // closed ones; empty ones have been done
   std::vector<Product> products;              // of the open group
+  bool products_begun = false;
 };
 
 struct Warp {
@@ -62,7 +63,7 @@ struct Cta {
   std::vector<Warp> warps;
   std::vector<std::byte> memory;
   std::byte* shared = nullptr;  // dynamic, then static
-  std::size_t dynamic_bytes = 0, shared_bytes = 0;
+  std::size_t dynamic_bytes = 0, static_bytes = 0;
   NamedBarrier named[16];
   std::map<const std::uint64_t*, Place> barriers;  // in shared memory, and where they were set up
   std::vector<BarrierWait> waits;                  // at those
@@ -75,7 +76,9 @@ class Device {
   /// CTAs [first, first + count) of the launch, to their end.
   void run(unsigned first, unsigned count);
 
-  Thread& current() { return *current_; }
+  /// Null while something runs on its own.
+  Thread* current() { return current_; }
+  unsigned seed() const { return seed_; }
   unsigned draw(unsigned range) { return static_cast<unsigned>(random_() % range); }
   void wake(Thread& thread);
   /// Stops the current thread until someone wakes it; this may happen for no reason.
@@ -88,13 +91,16 @@ class Device {
  private:
   void prepare(Cta& cta, unsigned index);
   void schedule();
+  void run_warp(Warp& warp);
   void resume(Thread& thread);
+  /// Ends the program if some thread has not ended.
   void check_end() const;
   template <class T>
   T take_any(std::vector<T>& from);
 
   const Launch& launch_;
   const Work& kernel_;
+  unsigned seed_;
   std::mt19937 random_;
   std::vector<Cta> ctas_;
   std::vector<Warp*> ready_;
@@ -106,7 +112,7 @@ class Device {
 
 /// The one that runs on this thread of the host, its current thread, and that one's CTA.
 Device& device();
-inline Thread& current() { return device().current(); }
+inline Thread& current() { return *device().current(); }
 inline Cta& current_cta() { return *current().cta; }
 
 /// After something that others wait for: what this thread should have done before, it may now do too late.

@@ -16,7 +16,7 @@ class Traffic {
   std::uint64_t bytes() const;
 };
 
-/// By every copy.
+/// By every copy; plain loads are not counted.
 void note_read(const void* from, std::size_t bytes);
 
 }  // namespace trunkline::emulator

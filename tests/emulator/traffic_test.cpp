@@ -1,5 +1,5 @@
-// What the Hopper kernel reads of the KV cache, counted: what the plan says, and so every distinct page once where
-// sharing pays.
+// What the copies of the Hopper kernel read of the KV cache, counted: what the plan says, and so every distinct page
+// once where sharing pays.
 #include "emulator/traffic.hpp"
 
 #include <gtest/gtest.h>

@@ -3,17 +3,11 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
 #include <type_traits>
 
-namespace trunkline::kernels::cuda {
+#include "kernels/cuda/launch_shape.hpp"
 
-struct LaunchShape {
-  dim3 grid, block;
-  std::size_t shared_bytes = 0;  // dynamic
-  /// All CTAs are resident at once, as they wait for each other, and may begin before the launch before has ended.
-  bool persistent = false;
-};
+namespace trunkline::kernels::cuda {
 
 /// `stream` is a cudaStream_t.
 template <class... Parameters>

@@ -6,7 +6,6 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -94,8 +93,8 @@ T __ldcg(const T* from) {
   return *from;
 }
 inline void __threadfence() {}
-inline unsigned atomicAdd(unsigned* word, unsigned value) {
-  trunkline::emulator::yield();
+inline unsigned atomicAdd(unsigned* word, unsigned value, EmulatorPlace place = EmulatorPlace::current()) {
+  trunkline::emulator::yield(place);
   const unsigned before = *word;
   *word += value;
   return before;
@@ -112,11 +111,6 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __log2f(float x) { return log2f(x); }
-inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
-inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return static_cast<unsigned>(static_cast<std::uint64_t>(a) * b >> 32);
-}
 
 // --- the host's side: what the runtime knows of any kernel here ---
 template <class... Parameters>

@@ -9,10 +9,10 @@
 
 namespace trunkline::kernels::cuda {
 
-inline void copy_async_16(std::uint32_t destination, const void* source, bool read) {
-  std::byte* const to = emulator::shared_memory(destination, 16);
-  if (read && reinterpret_cast<std::uintptr_t>(source) % 16 != 0)
-    emulator::fail("misaligned", emulator::Place::current());
+inline void copy_async_16(std::uint32_t destination, const void* source, bool read,
+                          emulator::Place place = emulator::Place::current()) {
+  std::byte* const to = emulator::shared_memory(destination, 16, place);
+  if (read && reinterpret_cast<std::uintptr_t>(source) % 16 != 0) emulator::fail("misaligned", place);
   emulator::start_copy([to, source, read] {
     if (read) {
       std::memcpy(to, source, 16);

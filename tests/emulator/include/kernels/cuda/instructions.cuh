@@ -19,18 +19,20 @@ T& shared_object() {
   return *reinterpret_cast<T*>(emulator::static_shared_memory(sizeof(T)));
 }
 inline std::uint32_t shared_address(const void* pointer) { return emulator::shared_address(pointer); }
-inline std::uint32_t load_shared(std::uint32_t from) {
-  return *reinterpret_cast<const std::uint32_t*>(emulator::shared_memory(from, 4));
+inline std::uint32_t load_shared(std::uint32_t from, emulator::Place place = emulator::Place::current()) {
+  return *reinterpret_cast<const std::uint32_t*>(emulator::shared_memory(from, 4, place));
 }
-inline void store_shared(std::uint32_t to, std::uint32_t word) {
-  *reinterpret_cast<std::uint32_t*>(emulator::shared_memory(to, 4)) = word;
+inline void store_shared(std::uint32_t to, std::uint32_t word, emulator::Place place = emulator::Place::current()) {
+  *reinterpret_cast<std::uint32_t*>(emulator::shared_memory(to, 4, place)) = word;
 }
 
-inline std::uint32_t load_relaxed(const std::uint32_t* word) {
-  emulator::yield();
+inline std::uint32_t load_relaxed(const std::uint32_t* word, emulator::Place place = emulator::Place::current()) {
+  emulator::yield(place);
   return *word;
 }
-inline std::uint32_t load_acquire(const std::uint32_t* word) { return load_relaxed(word); }
+inline std::uint32_t load_acquire(const std::uint32_t* word, emulator::Place place = emulator::Place::current()) {
+  return load_relaxed(word, place);
+}
 inline void add_release(std::uint32_t* word, std::uint32_t value) {
   emulator::yield();
   *word += value;

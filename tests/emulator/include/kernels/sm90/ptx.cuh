@@ -8,6 +8,7 @@
 
 #include "emulator/device.hpp"
 #include "emulator/tensor_map.hpp"
+#include "emulator/traffic.hpp"
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/launch_chain.cuh"
@@ -69,10 +70,16 @@ inline void load_rows(void* to, const CUtensorMap* map, std::uint64_t* barrier, 
 }
 inline void load_bytes(void* to, const void* from, std::uint32_t bytes, std::uint64_t* barrier,
                        Place place = Place::current()) {
-  if (bytes % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 || shared_address(to) % 16 != 0) {
+  if (bytes == 0 || bytes % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 ||
+      shared_address(to) % 16 != 0) {
     emulator::fail("misaligned", place);
   }
-  emulator::start_bulk_copy([=] { std::memcpy(to, from, bytes); }, barrier, bytes, place);
+  emulator::shared_address(static_cast<const std::byte*>(to) + bytes - 1, place);  // ends in shared memory
+  const auto copy = [=] {
+    std::memcpy(to, from, bytes);
+    emulator::note_read(from, bytes);
+  };
+  emulator::start_bulk_copy(copy, barrier, bytes, place);
 }
 inline void prefetch_map(const CUtensorMap*) {}
 inline void copy_16(std::uint32_t to, const void* from, bool valid) { cuda::copy_async_16(to, from, valid); }

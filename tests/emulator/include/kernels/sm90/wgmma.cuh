@@ -8,14 +8,15 @@
 
 namespace trunkline::kernels::sm90 {
 
-inline std::uint64_t operand(std::uint32_t address, std::uint32_t leading, std::uint32_t stride) {
-  if (((address | leading | stride) & 15) != 0) emulator::fail("misaligned operand", emulator::Place::current());
+inline std::uint64_t operand(std::uint32_t address, std::uint32_t leading, std::uint32_t stride,
+                             emulator::Place place = emulator::Place::current()) {
+  if (((address | leading | stride) & 15) != 0) emulator::fail("misaligned operand", place);
   return (std::uint64_t{address} & 0x3FFFF) >> 4 | std::uint64_t{leading} >> 4 << 16 |
          std::uint64_t{stride} >> 4 << 32 | std::uint64_t{1} << 62;
 }
 inline std::uint64_t advanced(std::uint64_t operand, std::uint32_t bytes) { return operand + (bytes >> 4); }
 
-inline void products_begin() {}
+inline void products_begin() { emulator::begin_products(); }
 inline void products_commit(emulator::Place place = emulator::Place::current()) { emulator::commit_products(place); }
 template <int count>
 void products_are_in(float (&)[count]) {}
@@ -25,13 +26,26 @@ void products_wait(emulator::Place place = emulator::Place::current()) {
 }
 
 template <class T, int N, int transposed_a>
-void product(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) {
-  emulator::start_product({emulator::multiply<T, N, false, transposed_a != 0, false>, d, {}, a, b, accumulate != 0});
+void product(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate,
+             emulator::Place place = emulator::Place::current()) {
+  emulator::start_product({.compute = emulator::multiply<T, N, false, transposed_a != 0, false>,
+                           .d = d,
+                           .a = {},
+                           .a_at = a,
+                           .b_at = b,
+                           .accumulate = accumulate != 0,
+                           .place = place});
 }
 template <class T, int N, int transposed_b>
-void product(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, int accumulate) {
-  emulator::start_product(
-      {emulator::multiply<T, N, true, false, transposed_b != 0>, d, {a[0], a[1], a[2], a[3]}, 0, b, accumulate != 0});
+void product(float (&d)[N / 2], const std::uint32_t (&a)[4], std::uint64_t b, int accumulate,
+             emulator::Place place = emulator::Place::current()) {
+  emulator::start_product({.compute = emulator::multiply<T, N, true, false, transposed_b != 0>,
+                           .d = d,
+                           .a = {a[0], a[1], a[2], a[3]},
+                           .a_at = 0,
+                           .b_at = b,
+                           .accumulate = accumulate != 0,
+                           .place = place});
 }
 
 }  // namespace trunkline::kernels::sm90
