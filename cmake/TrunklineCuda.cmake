@@ -18,7 +18,6 @@ if(TRUNKLINE_CUDA)
                         "or newer), set CMAKE_CUDA_COMPILER to its nvcc, or configure with -DTRUNKLINE_CUDA=OFF")
   endif()
   set(CMAKE_CUDA_ARCHITECTURES OFF)  # each layer names its own
-  set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
   enable_language(CUDA)
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 knows nvcc up to CUDA 11's C++17
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
