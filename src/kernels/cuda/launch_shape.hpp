@@ -1,7 +1,7 @@
 // What a launch asks of the device beside its kernel and arguments.
 #pragma once
 
-#include <vector_types.h>
+#include <cuda_runtime_api.h>
 
 #include <cstddef>
 
