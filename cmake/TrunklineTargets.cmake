@@ -61,14 +61,17 @@ function(trunkline_cuda_layer NAME)
   endforeach()
 endfunction()
 
-# trunkline_test(NAME SOURCES file... [LINK target...])
-# A GoogleTest program test_NAME. RapidCheck draws the same cases in every run; what RC_PARAMS holds already comes after,
+# trunkline_test(NAME SOURCES file... [LINK target...] [LIBRARY target])
+# A GoogleTest program test_NAME; LIBRARY takes the place of trunkline::trunkline. RapidCheck draws the same cases in every run; what RC_PARAMS holds already comes after,
 # and wins.
 function(trunkline_test NAME)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(ARG "" "LIBRARY" "SOURCES;LINK" ${ARGN})
+  if(NOT ARG_LIBRARY)
+    set(ARG_LIBRARY trunkline::trunkline)
+  endif()
   add_executable(test_${NAME} ${ARG_SOURCES})
   target_include_directories(test_${NAME} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
-  target_link_libraries(test_${NAME} PRIVATE trunkline::trunkline trunkline_flags GTest::gmock GTest::gtest_main ${ARG_LINK})
+  target_link_libraries(test_${NAME} PRIVATE ${ARG_LIBRARY} trunkline_flags GTest::gmock GTest::gtest_main ${ARG_LINK})
   target_compile_definitions(test_${NAME} PRIVATE TRUNKLINE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${NAME} COMMAND test_${NAME})
   set_tests_properties(${NAME} PROPERTIES TIMEOUT 900 ENVIRONMENT_MODIFICATION "RC_PARAMS=string_prepend:seed=1 ")

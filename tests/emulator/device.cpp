@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,15 +24,14 @@ constexpr unsigned most_resident = 16;
 
 thread_local Device* the_device = nullptr;
 
-Index index_of(unsigned i, const Index& sizes) { return {i % sizes.x, i / sizes.x % sizes.y, i / sizes.x / sizes.y}; }
-unsigned volume(const Index& sizes) { return sizes.x * sizes.y * sizes.z; }
+uint3 index_of(unsigned i, const dim3& sizes) { return {i % sizes.x, i / sizes.x % sizes.y, i / sizes.x / sizes.y}; }
 
 }  // namespace
 
 Device& device() { return *the_device; }
 
-Device::Device(const Launch& launch, const Work& kernel, unsigned seed)
-    : launch_(launch), kernel_(kernel), seed_(seed), random_(seed) {}
+Device::Device(const LaunchShape& shape, const Work& kernel, unsigned seed)
+    : shape_(shape), kernel_(kernel), seed_(seed), random_(seed) {}
 
 void Device::run(unsigned first, unsigned count) {
   ctas_ = std::vector<Cta>(count);
@@ -42,19 +42,17 @@ void Device::run(unsigned first, unsigned count) {
 
 void Device::prepare(Cta& cta, unsigned index) {
   constexpr std::size_t alignment = 1024;
-  cta.dynamic_bytes = launch_.dynamic_bytes;
-  const std::size_t bytes = launch_.dynamic_bytes + most_static_bytes;
-  cta.memory.assign(bytes + alignment, std::byte{0xFF});  // NaN, for who reads before he writes
+  std::size_t space = shape_.shared_bytes + most_static_bytes + alignment;
+  cta.memory.assign(space, std::byte{0xFF});  // NaN, for who reads before he writes
   void* memory = cta.memory.data();
-  std::size_t space = cta.memory.size();
-  cta.shared = static_cast<std::byte*>(std::align(alignment, bytes, memory, space));
+  cta.dynamic = {static_cast<std::byte*>(std::align(alignment, 1, memory, space)), shape_.shared_bytes};
 
-  const unsigned num_threads = volume(launch_.block);
+  const auto num_threads = static_cast<unsigned>(volume(shape_.block));
   cta.threads = std::vector<Thread>(num_threads);
   cta.warps = std::vector<Warp>((num_threads + warp_size - 1) / warp_size);
   for (unsigned t = 0; t < num_threads; ++t) {
     Thread& thread = cta.threads[t];
-    thread.built_in = {index_of(t, launch_.block), index_of(index, launch_.grid), launch_.grid};
+    thread.built_in = {index_of(t, shape_.block), index_of(index, shape_.grid), shape_.grid};
     thread.cta = &cta;
     thread.warp = &cta.warps[t / warp_size];
     if (t % warp_size == 0) thread.warp->threads = &thread;
@@ -161,14 +159,15 @@ void Device::check_end() const {
   if (!ended) std::abort();
 }
 
-void run(const Launch& launch, const std::function<void()>& kernel) {
+void run(const LaunchShape& shape, const std::function<void()>& kernel) {
   static std::atomic<unsigned> launches = [] {
     const char* const given = std::getenv("TRUNKLINE_EMULATOR_SEED");
     return given == nullptr ? 0u : static_cast<unsigned>(std::strtoul(given, nullptr, 10));
   }();
-  const unsigned count = volume(launch.grid), at_once = launch.cooperative ? count : std::min(count, most_resident);
+  const auto count = static_cast<unsigned>(volume(shape.grid));
+  const unsigned at_once = shape.persistent ? count : std::min(count, most_resident);
   for (unsigned first = 0; first < count; first += at_once) {
-    Device here(launch, kernel, launches++);
+    Device here(shape, kernel, launches++);
     the_device = &here;
     here.run(first, std::min(at_once, count - first));
     the_device = nullptr;
@@ -194,34 +193,35 @@ void interrupt(Place place) {
 
 // --- shared memory ---
 
-std::byte* dynamic_shared_memory() { return current_cta().shared; }
+std::byte* dynamic_shared_memory() { return current_cta().dynamic.data(); }
 
 std::byte* static_shared_memory(std::size_t bytes, Place place) {
   constexpr std::size_t alignment = 128;
   Cta& cta = current_cta();
-  if (cta.static_bytes != 0 && cta.static_bytes != bytes) fail("a second object in shared memory", place);
-  if (bytes > most_static_bytes - alignment) fail("too large for shared memory", place);
-  cta.static_bytes = bytes;
-  return cta.shared + (cta.dynamic_bytes + alignment - 1) / alignment * alignment;
+  if (cta.object.empty()) {
+    if (bytes > most_static_bytes - alignment) fail("too large for shared memory", place);
+    cta.object = {cta.dynamic.data() + (cta.dynamic.size() + alignment - 1) / alignment * alignment, bytes};
+  }
+  if (cta.object.size() != bytes) fail("a second object in shared memory", place);
+  return cta.object.data();
 }
 
 namespace {
 
-/// Whether [offset, offset + bytes) is the kernel's.
+/// Whether `bytes` bytes from there on, counted from where shared memory begins, are the kernel's.
 bool is_shared(std::size_t offset, std::size_t bytes) {
   const Cta& cta = current_cta();
-  const auto within = [&](const std::byte* begin, std::size_t size) {
-    const auto first = static_cast<std::size_t>(begin - cta.shared);
-    return offset >= first && offset + bytes <= first + size;
+  const auto within = [&](std::span<std::byte> part) {
+    const auto first = static_cast<std::size_t>(part.data() - cta.dynamic.data());
+    return !part.empty() && offset >= first && offset + bytes <= first + part.size();
   };
-  return within(cta.shared, cta.dynamic_bytes) ||
-         (cta.static_bytes != 0 && within(static_shared_memory(cta.static_bytes), cta.static_bytes));
+  return within(cta.dynamic) || within(cta.object);
 }
 
 }  // namespace
 
 std::uint32_t shared_address(const void* pointer, Place place) {
-  const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(pointer) - current_cta().shared);
+  const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(pointer) - dynamic_shared_memory());
   if (!is_shared(offset, 1)) fail("not an address in shared memory", place);
   return first_shared_address + static_cast<std::uint32_t>(offset);
 }
@@ -231,7 +231,7 @@ std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place) 
     fail("outside shared memory", place);
   }
   if (address % bytes != 0) fail("misaligned", place);
-  return current_cta().shared + (address - first_shared_address);
+  return dynamic_shared_memory() + (address - first_shared_address);
 }
 
 // --- warps ---

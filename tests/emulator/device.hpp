@@ -12,27 +12,24 @@
 #include <functional>
 #include <source_location>
 
+#include "kernels/cuda/launch_shape.hpp"
+
 namespace trunkline::emulator {
 
 using Place = std::source_location;
 inline constexpr int warp_size = 32;
 
 // --- launches ---
-struct Index {
-  unsigned x = 1, y = 1, z = 1;
-};
-struct Launch {
-  Index grid, block;
-  std::size_t dynamic_bytes = 0;  // of shared memory
-  bool cooperative = false;       // all CTAs are resident at once
-};
+using kernels::cuda::LaunchShape;
+inline std::uint64_t volume(const dim3& sizes) { return std::uint64_t{sizes.x} * sizes.y * sizes.z; }
 /// Runs every thread of every CTA to its end, on the calling thread of the host.
-void run(const Launch& launch, const std::function<void()>& kernel);
+void run(const LaunchShape& shape, const std::function<void()>& kernel);
 
 // All below is for the threads of a kernel.
 
 struct BuiltIn {
-  Index thread{0, 0, 0}, block{0, 0, 0}, grid;
+  uint3 thread, block;
+  dim3 grid;
 };
 const BuiltIn& built_in();
 inline int lane() { return static_cast<int>(built_in().thread.x % warp_size); }

@@ -17,8 +17,7 @@ namespace sm90 = kernels::sm90;
 namespace ptx = kernels::sm90::ptx;
 
 void run_warps(unsigned num_warps, const std::function<void()>& kernel) {
-  run({.grid = {1, 1, 1}, .block = {num_warps * warp_size, 1, 1}, .dynamic_bytes = 64 * 1024, .cooperative = true},
-      kernel);
+  run({.grid = 1, .block = num_warps * warp_size, .shared_bytes = 64 * 1024}, kernel);
 }
 
 TEST(Emulator, LanesExchange) {
@@ -41,7 +40,7 @@ TEST(Emulator, LanesExchange) {
 
 TEST(Emulator, EveryThreadOfEveryBlockRunsOnce) {
   std::vector<int> seen(std::size_t{3} * 40 * 96, 0);
-  run({.grid = {40, 3, 1}, .block = {96, 1, 1}}, [&] {
+  run({.grid = {40, 3}, .block = 96}, [&] {
     const std::size_t block = blockIdx.y * gridDim.x + blockIdx.x;
     __syncthreads();
     ++seen[block * 96 + threadIdx.x];
@@ -225,6 +224,7 @@ TEST(EmulatorDeathTest, ProductsThatLanesDisagreeOn) {
   };
   EXPECT_DEATH(run_warps(1, products(false, -1)), "no wgmma.fence");
   EXPECT_DEATH(run_warps(1, products(true, 3)), "bring different products");
+  EXPECT_DEATH(run_warps(1, [] { sm90::operand(shared_address(dynamic_shared_memory()) + 8, 16, 1024); }), "& 15");
 }
 
 TEST(EmulatorDeathTest, AddressesOutsideSharedMemory) {

@@ -158,15 +158,14 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   return cudaSuccess;
 }
 
-cudaError_t enqueue_launch(cudaStream_t stream, const Launch& launch, std::function<void()> kernel) {
+cudaError_t enqueue_launch(cudaStream_t stream, const LaunchShape& shape, std::function<void()> kernel) {
   constexpr std::uint64_t most_threads = 1024, most_shared_bytes = 227 * 1024;
-  const auto volume = [](const Index& sizes) { return std::uint64_t{sizes.x} * sizes.y * sizes.z; };
-  const std::uint64_t ctas = volume(launch.grid), threads = volume(launch.block);
-  if (ctas == 0 || threads == 0 || threads > most_threads || launch.dynamic_bytes > most_shared_bytes) {
+  const std::uint64_t ctas = volume(shape.grid), threads = volume(shape.block);
+  if (ctas == 0 || threads == 0 || threads > most_threads || shape.shared_bytes > most_shared_bytes) {
     return result(cudaErrorInvalidConfiguration);
   }
-  if (launch.cooperative && ctas > num_sms) return result(cudaErrorCooperativeLaunchTooLarge);
-  return enqueue(stream, [launch, kernel = std::move(kernel)] { run(launch, kernel); });
+  if (shape.persistent && ctas > num_sms) return result(cudaErrorCooperativeLaunchTooLarge);
+  return enqueue(stream, [shape, kernel = std::move(kernel)] { run(shape, kernel); });
 }
 
 }  // namespace trunkline::emulator

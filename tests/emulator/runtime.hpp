@@ -14,6 +14,6 @@ namespace trunkline::emulator {
 /// Work of a stream, or of the graph that it captures.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 /// A launch; refuses what the device would.
-cudaError_t enqueue_launch(cudaStream_t stream, const Launch& launch, std::function<void()> kernel);
+cudaError_t enqueue_launch(cudaStream_t stream, const LaunchShape& shape, std::function<void()> kernel);
 
 }  // namespace trunkline::emulator

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "emulator/device.hpp"
@@ -62,8 +63,7 @@ struct Cta {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<std::byte> memory;
-  std::byte* shared = nullptr;  // dynamic, then static
-  std::size_t dynamic_bytes = 0, static_bytes = 0;
+  std::span<std::byte> dynamic, object;  // shared memory, the second behind the first
   NamedBarrier named[16];
   std::map<const std::uint64_t*, Place> barriers;  // in shared memory, and where they were set up
   std::vector<BarrierWait> waits;                  // at those
@@ -72,7 +72,7 @@ struct Cta {
 /// CTAs that run side by side.
 class Device {
  public:
-  Device(const Launch& launch, const Work& kernel, unsigned seed);
+  Device(const LaunchShape& shape, const Work& kernel, unsigned seed);
   /// CTAs [first, first + count) of the launch, to their end.
   void run(unsigned first, unsigned count);
 
@@ -98,7 +98,7 @@ class Device {
   template <class T>
   T take_any(std::vector<T>& from);
 
-  const Launch& launch_;
+  const LaunchShape& shape_;
   const Work& kernel_;
   unsigned seed_;
   std::mt19937 random_;

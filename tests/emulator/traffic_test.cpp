@@ -40,7 +40,7 @@ Bytes run(Strategy strategy, int page_size, int num_requests, int shared, int ow
   Workspace workspace(attention);
   DeviceBatch device(batch);
   attention.plan(batch.forest(), workspace);
-  const emulator::Traffic traffic(device.kv_begin(), batch.kv_memory().size());
+  const emulator::Traffic traffic(device.kv().k.data, batch.kv_memory().size());
   attention.run(workspace, device.q(), device.kv(), device.out(), device.lse());
   device.fetch();
   EXPECT_TRUE(batch.matches_reference());

@@ -86,7 +86,6 @@ class DeviceBatch {
   TensorView out() { return moved(batch_.out(), batch_.out_memory(), out_); }
   TensorView lse() { return moved(batch_.lse(), batch_.lse_memory(), lse_); }
   KvView kv();
-  const std::byte* kv_begin() const { return kv_.data(); }  // of what batch.kv_memory() is on the device
   /// Waits for the device, then out and lse of the batch are what the device holds.
   void fetch();
   /// out and lse of both become NaN.

@@ -18,28 +18,21 @@ namespace trunkline::kernels::sm90::ptx {
 using cuda::exp2;
 using cuda::let_next_launch_start;
 using cuda::shared_address;
+using emulator::arrive_threads;
+using emulator::barrier_arrive;
+using emulator::barrier_init;
+using emulator::barrier_invalidate;
+using emulator::barrier_wait;
 using emulator::Place;
 
 // --- mbarrier ---
-inline void barrier_init(std::uint64_t* barrier, int arrivals, Place place = Place::current()) {
-  emulator::barrier_init(barrier, arrivals, place);
-}
-inline void barrier_invalidate(std::uint64_t* barrier, Place place = Place::current()) {
-  emulator::barrier_invalidate(barrier, place);
-}
 inline void barrier_init_fence() {}
 inline void barrier_expect_only(std::uint64_t* barrier, std::uint32_t bytes, Place place = Place::current()) {
   emulator::barrier_expect(barrier, bytes, place);
 }
-inline void barrier_arrive(std::uint64_t* barrier, Place place = Place::current()) {
-  emulator::barrier_arrive(barrier, place);
-}
 inline void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes, Place place = Place::current()) {
   emulator::barrier_expect(barrier, bytes, place);
   emulator::barrier_arrive(barrier, place);
-}
-inline void barrier_wait(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current()) {
-  emulator::barrier_wait(barrier, parity, place);
 }
 /// It may say no when the answer is yes: the other lanes see that a moment later.
 inline bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current()) {
@@ -49,9 +42,6 @@ inline bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, P
 // --- named barriers ---
 inline void sync_threads(int id, int threads, Place place = Place::current()) {
   emulator::sync_threads(id, threads, false, place);
-}
-inline void arrive_threads(int id, int threads, Place place = Place::current()) {
-  emulator::arrive_threads(id, threads, place);
 }
 inline bool sync_threads_or(int id, int threads, bool value, Place place = Place::current()) {
   return emulator::sync_threads(id, threads, value, place);

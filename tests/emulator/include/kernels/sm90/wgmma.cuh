@@ -4,17 +4,10 @@
 #include <cstdint>
 
 #include "emulator/products.hpp"
+#include "kernels/sm90/operand.cuh"
 #include "kernels/sm90/ptx.cuh"
 
 namespace trunkline::kernels::sm90 {
-
-inline std::uint64_t operand(std::uint32_t address, std::uint32_t leading, std::uint32_t stride,
-                             emulator::Place place = emulator::Place::current()) {
-  if (((address | leading | stride) & 15) != 0) emulator::fail("misaligned operand", place);
-  return (std::uint64_t{address} & 0x3FFFF) >> 4 | std::uint64_t{leading} >> 4 << 16 |
-         std::uint64_t{stride} >> 4 << 32 | std::uint64_t{1} << 62;
-}
-inline std::uint64_t advanced(std::uint64_t operand, std::uint32_t bytes) { return operand + (bytes >> 4); }
 
 inline void products_begin() { emulator::begin_products(); }
 inline void products_commit(emulator::Place place = emulator::Place::current()) { emulator::commit_products(place); }
