@@ -26,11 +26,11 @@ struct alignas(32) CudaItem {
 /// The static schedule of one CTA in one phase: Plan::schedule, transposed.
 struct CtaWork {
   static constexpr int num_first_pages = 16;
-  /// Unit u is item `item_base + u / num_kv_heads`, KV head u % num_kv_heads. The CTA takes the units of run 0, then
-  /// those of run 1. Run 0 is empty only when both are.
+  /// Unit u is item u / num_kv_heads of the CudaItems from byte `items` of the block on, KV head u % num_kv_heads. The
+  /// CTA takes the units of run 0, then those of run 1. Run 0 is empty only when both are.
   struct alignas(128) Lane {
     CudaItem first;  // the item of unit begin[0], so that its loads wait for nothing else
-    std::int32_t item_base;
+    std::uint32_t items;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
     std::int32_t num_tiles;                     // of 64 tokens, of all its units

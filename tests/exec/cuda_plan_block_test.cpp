@@ -54,7 +54,10 @@ std::vector<std::int32_t> first_pages(const Plan& plan, const Forest& forest, st
 }
 
 void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& forest, int page_size, std::size_t phase,
-                 int which, int cta, const CudaItem* items) {
+                 int which, int cta, const std::byte* block) {
+  const std::int32_t item_base = which == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
+  const auto* items = at<CudaItem>(block, lane.items);
+  ASSERT_EQ(items, at<CudaItem>(block, at<PlanHeader>(block, 0)->items) + item_base);
   const auto band = [&](int b, int w) { return plan.schedule[plan.schedule_offset(phase, which, b) + w]; };
   std::vector<std::int32_t> expected, got;
   for (const int b : {0, 1}) {
@@ -64,17 +67,16 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& fore
   ASSERT_EQ(got, expected);
   std::int32_t num_tiles = 0;
   for (const std::int32_t unit : got) {
-    const CudaItem& item = items[lane.item_base + unit / plan.num_kv_heads];
+    const CudaItem& item = items[unit / plan.num_kv_heads];
     num_tiles += (item.token_end - item.token_begin + 63) / 64;
   }
   ASSERT_EQ(lane.num_tiles, num_tiles);
-  ASSERT_EQ(lane.item_base, which == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end);
   if (expected.empty()) return;
   ASSERT_LT(lane.begin[0], lane.end[0]) << "run 0 is empty, run 1 is not";
   ASSERT_EQ(lane.first_head, expected[0] % plan.num_kv_heads);
-  const CudaItem& first = items[lane.item_base + expected[0] / plan.num_kv_heads];
+  const CudaItem& first = items[expected[0] / plan.num_kv_heads];
   ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
-  const auto pages = first_pages(plan, forest, lane.item_base + expected[0] / plan.num_kv_heads, page_size);
+  const auto pages = first_pages(plan, forest, item_base + expected[0] / plan.num_kv_heads, page_size);
   ASSERT_TRUE(same_bytes(lane.first_pages, pages));
 }
 
@@ -128,8 +130,8 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
   for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
     for (int cta = 0; cta < plan.num_workers; ++cta) {
       const CtaWork& work = ctas[phase * plan.num_workers + cta];
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, forest, sizes.page_size, phase, 0, cta, items));
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, forest, sizes.page_size, phase, 1, cta, items));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, forest, sizes.page_size, phase, 0, cta, block));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, forest, sizes.page_size, phase, 1, cta, block));
       ASSERT_EQ(work.wide.other_tiles, work.narrow.num_tiles);
       ASSERT_EQ(work.narrow.other_tiles, work.wide.num_tiles);
     }

@@ -69,7 +69,7 @@ void copy_pages(const Segment& segment, const Forest::Table& table, int page_siz
 }
 
 void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& table, int page_size, std::size_t phase,
-                int lane, CtaWork* ctas) {
+                int lane, std::uint32_t items_at, CtaWork* ctas) {
   const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
   const std::int32_t* bands[2];
   ItemOfUnit cursors[2] = {ItemOfUnit(plan.num_kv_heads), ItemOfUnit(plan.num_kv_heads)};
@@ -77,7 +77,7 @@ void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& ta
   for (int w = 0; w < plan.num_workers; ++w) {
     CtaWork::Lane& work = lane == 0 ? ctas[w].wide : ctas[w].narrow;
     work = {};
-    work.item_base = item_base;
+    work.items = items_at + static_cast<std::uint32_t>(item_base * sizeof(CudaItem));
     std::int32_t num_tiles = 0;
     int run = 0;
     for (const int band : {0, 1}) {
@@ -162,7 +162,7 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
   if (ctas != nullptr) {
     for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
       CtaWork* const works = ctas + phase * num_ctas;
-      for (const int lane : {0, 1}) write_lane(plan, items, table, page_size_, phase, lane, works);
+      for (const int lane : {0, 1}) write_lane(plan, items, table, page_size_, phase, lane, header.items, works);
       for (CtaWork& work : std::span(works, num_ctas)) {
         work.wide.other_tiles = work.narrow.num_tiles;
         work.narrow.other_tiles = work.wide.num_tiles;

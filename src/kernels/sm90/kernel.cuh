@@ -126,34 +126,33 @@ __global__ void __launch_bounds__(num_threads, 1)
     if (params.plan->num_merges > 0) ptx::arrive_threads(written, 3 * warpgroup);
   } else if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
+    if (threadIdx.x == 0) ptx::prefetch(params.plan);  // read at the end
     const auto loader = static_cast<Loader>(threadIdx.x / 32);
     const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
     for (int phase = 0;;) {
-      // All of the CTA are ready, and what earlier launches wrote may be read. The plan and the block table were there
-      // before the last launch: a loader looks up its first unit before it starts, so in a chain of launches that
-      // overlaps the one before. What consumers touch, they get from the loaders, after this.
-      const auto start = [&] {
-        __syncthreads();
-        ptx::wait_for_last_launch();
-      };
+      // All of the CTA are ready: a loader calls it while what it reads first is on its way. The plan and the block
+      // table were there before the last launch, so in a chain of launches looking up overlaps the one before. What
+      // consumers touch, they get from the loaders once they have waited for it.
+      const auto ready = [] { __syncthreads(); };
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
-        const auto start_stages = [&] {
-          const int split = narrow_stages(lane, wide);
-          start();
+        const auto start_stages = [&](const Units& units) {
+          const int split = wide ? narrow_stages(units.num_tiles(), units.other_tiles())
+                                 : narrow_stages(units.other_tiles(), units.num_tiles());
+          ptx::wait_for_last_launch();
           return StageWriter<head_dim>(shared, wide ? shared.barriers.wide : shared.barriers.narrow, wide ? split : 0,
                                        wide ? num_stages - split : split);
         };
         if constexpr (general) {
-          gather_tokens<head_dim>(args, lane, start_stages);
+          gather_tokens<head_dim>(args, lane, ready, start_stages);
         } else {
           load_boxes<head_dim>(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(),
-                               start_stages);
+                               ready, start_stages);
         }
       } else if (wide) {
-        load_wide_units<head_dim>(args, lane, shared, start);
+        load_wide_units<head_dim>(args, lane, shared, ready);
       } else {
-        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, start);
+        load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, ready);
       }
       if (++phase >= num_phases) break;
       next_phase(nothing);

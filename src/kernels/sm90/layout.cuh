@@ -100,26 +100,17 @@ __device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
   return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1];
 }
 
-/// Unit `index` of a lane's list: its item and KV head.
-struct UnitPlace {
-  int item, head;
-  __device__ __forceinline__ UnitPlace(const CtaWork::Lane& lane, int index, const cuda::Divisor& num_heads) {
-    const int in_run_0 = lane.end[0] - lane.begin[0];
-    const int unit = index < in_run_0 ? lane.begin[0] + index : lane.begin[1] + index - in_run_0;
-    item = num_heads.quotient(unit);
-    head = unit - item * num_heads.divisor;
-    item += lane.item_base;
-  }
-};
-
 /// Stages of the narrow ring, the first of the six; the others are the wide ring's. Two of K and V keep the wide
 /// consumers busy, three keep them at their best rate; the narrow consumer holds one while it works, and the full
-/// bandwidth takes three more on their way. `lane` is the CTA's wide one or its narrow one.
+/// bandwidth takes three more on their way.
+__device__ __forceinline__ int narrow_stages(int wide_tiles, int narrow_tiles) {
+  if (wide_tiles == 0) return num_stages;
+  if (narrow_tiles == 0) return 0;
+  return narrow_tiles > wide_tiles ? 4 : 3;
+}
+/// `lane` is the CTA's wide one or its narrow one.
 __device__ __forceinline__ int narrow_stages(const CtaWork::Lane& lane, bool is_wide) {
-  const int wide = is_wide ? lane.num_tiles : lane.other_tiles, narrow = is_wide ? lane.other_tiles : lane.num_tiles;
-  if (wide == 0) return num_stages;
-  if (narrow == 0) return 0;
-  return narrow > wide ? 4 : 3;
+  return is_wide ? narrow_stages(lane.num_tiles, lane.other_tiles) : narrow_stages(lane.other_tiles, lane.num_tiles);
 }
 
 }  // namespace trunkline::kernels::sm90

@@ -54,9 +54,9 @@ __device__ __forceinline__ Box find_box(const Arguments& args, const Unit& unit,
 
 /// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. The boxes of
 /// the next unit are looked up before those of this one are copied, or 32 ahead.
-template <int head_dim, class Start>
+template <int head_dim, class Ready, class Start>
 __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
-                                           const CtaWork::Lane& work, std::uint64_t policy, Start start) {
+                                           const CtaWork::Lane& work, std::uint64_t policy, Ready ready, Start start) {
   using Layout = StageLayout<head_dim>;
   const int lane = threadIdx.x % 32;
   const int box_shift = args.box_shift, boxes = tile_tokens >> box_shift;  // boxes of a tile's plane, 1 to 8
@@ -72,12 +72,13 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   int known = CtaWork::num_first_pages;  // boxes looked up: a window
   const int first_page = __ldg(work.first_pages + lane % CtaWork::num_first_pages);
   Units units(args, work);
+  ready();
   Unit unit = units.next();
   const auto entry_of = [&](int token) { return args.page.quotient(token); };
   const int token = (first_box(unit) + lane) << box_shift, entry = entry_of(token);
   Box found{__shfl_sync(~0u, first_page, entry - entry_of(unit.token_begin)),
             (token - entry * args.params.attention.page_size) / group_tokens};
-  StageWriter<head_dim> stage = start();
+  StageWriter<head_dim> stage = start(units);
   while (unit.token_end > 0) {
     const int end_box = (unit.token_end + (1 << box_shift) - 1) >> box_shift;
     const int chunk = unit.head * chunks;
@@ -133,8 +134,8 @@ class TokenPlaces {
     int token;             // its first
     int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the unit's last one beyond its end
   };
-  __device__ TokenPlaces(const Arguments& args, const CtaWork::Lane& work)
-      : args_(args), units_(args, work), ahead_(find(units_.next(), 0, true)) {}
+  __device__ TokenPlaces(const Arguments& args, const Units& units)
+      : args_(args), units_(units), ahead_(find(units_.next(), 0, true)) {}
   __device__ __forceinline__ Tile next() {
     const Tile tile = ahead_;
     if (tile.unit.token_end == 0) return tile;
@@ -166,8 +167,9 @@ class TokenPlaces {
 /// Without the copy engine, for pages and strides that its boxes do not fit: every lane knows the places of two tokens,
 /// and all lanes copy them, a row's chunks side by side; zeros beyond the unit's end. A stage is published once the
 /// copies of the next one have been issued, so that two are in flight.
-template <int head_dim, class Start>
-__device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, Start start) {
+template <int head_dim, class Ready, class Start>
+__device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWork::Lane& work, Ready ready,
+                                              Start start) {
   using Layout = StageLayout<head_dim>;
   const AttentionParams& a = args.params.attention;
   const int lane = threadIdx.x % 32;
@@ -176,8 +178,10 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
   const bool aligned = args.gather_bytes == 16;
   // Of this lane's chunk in row `sub` of a group of 8; the row's other bits are xored and added as constants.
   const std::uint32_t in_group = chunk / 8 * Layout::half_bytes + sub * 128, swizzled = (chunk % 8 ^ sub) * 16;
-  TokenPlaces places(args, work);
-  StageWriter<head_dim> stage = start();
+  const Units units(args, work);
+  ready();
+  TokenPlaces places(args, units);
+  StageWriter<head_dim> stage = start(units);
   StageWriter<head_dim> filled = stage;  // the oldest stage not yet published
   bool pending = false;
   const auto publish = [&] {

@@ -101,14 +101,15 @@ __device__ __forceinline__ void gather_queries(const Arguments& args, const Unit
   ptx::fence_async();
 }
 
-template <class T, int head_dim, bool general, class Start>
+template <class T, int head_dim, bool general, class Ready>
 __device__ __forceinline__ void load_narrow_units(const Arguments& args, const CUtensorMap* q_map,
                                                   const CtaWork::Lane& work, SharedMemory<head_dim>& shared,
-                                                  Start start) {
+                                                  Ready ready) {
   const int lane = threadIdx.x % 32;
   Units units(args, work);
   Ring ring;
-  start();
+  ready();
+  ptx::wait_for_last_launch();
 #pragma unroll 1
   for (int u = 0; u < units.count(); ++u) {
     const Unit unit = units.next();
@@ -132,14 +133,15 @@ __device__ __forceinline__ void load_narrow_units(const Arguments& args, const C
   }
 }
 
-template <int head_dim, class Start>
+template <int head_dim, class Ready>
 __device__ __forceinline__ void load_wide_units(const Arguments& args, const CtaWork::Lane& work,
-                                                SharedMemory<head_dim>& shared, Start start) {
+                                                SharedMemory<head_dim>& shared, Ready ready) {
   constexpr int rows_per_lane = max_wide_rows / 32;
   const int lane = threadIdx.x % 32;
   Units units(args, work);
   Ring ring;
-  start();
+  ready();
+  ptx::wait_for_last_launch();
 #pragma unroll 1
   for (int u = 0; u < units.count(); ++u) {
     const Unit unit = units.next();

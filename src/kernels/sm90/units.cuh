@@ -14,21 +14,28 @@ struct Unit {
   int head;
 };
 
-/// By a whole warp: 32 units are read at once, one per lane. The first one has a copy beside the schedule, which waits
-/// for nothing else.
+/// By a whole warp: 32 units are read at once, one per lane. The first one has a copy beside the schedule: until it is
+/// there this warp waits for nothing, then no second read stands between it and its work.
 class Units {
  public:
-  __device__ Units(const Arguments& args, const CtaWork::Lane& work)
-      : args_(args), work_(work), count_(num_units(work)) {
-    read(&work.first);
-    head_ = __ldg(&work.first_head);
+  __device__ Units(const Arguments& args, const CtaWork::Lane& work) : args_(args) {
+    static_assert(offsetof(CtaWork::Lane, items) == 32 && offsetof(CtaWork::Lane, end) == 48 &&
+                  offsetof(CtaWork::Lane, other_tiles) == 60);
+    read(reinterpret_cast<const char*>(&work.first));
+    const auto* const list = reinterpret_cast<const int4*>(&work.items);
+    lists_ = __ldg(list);
+    ends_ = __ldg(list + 1);
+    head_ = lists_.y;
   }
-  __device__ __forceinline__ int count() const { return count_; }
+  __device__ __forceinline__ int count() const { return ends_.x - lists_.z + ends_.y - lists_.w; }
+  /// Of this lane of the plan, and of the other.
+  __device__ __forceinline__ int num_tiles() const { return ends_.z; }
+  __device__ __forceinline__ int other_tiles() const { return ends_.w; }
   /// An empty unit after the last.
   __device__ __forceinline__ Unit next() {
     const int index = next_++, at = index == 0 ? 0 : (index - 1) % 32;
     const Unit unit{of(words_[0].x, at), of(words_[0].y, at) & 0xFFFF, of(words_[0].y, at) >> 16,
-                    of(words_[0].z, at), of(words_[0].w, at),          index < count_ ? of(words_[1].x, at) : 0,
+                    of(words_[0].z, at), of(words_[0].w, at),          index < count() ? of(words_[1].x, at) : 0,
                     of(words_[1].y, at), of(words_[1].z, at),          of(head_, at)};
     if (index == 0 || at == 31) read_batch(index + 1);
     return unit;
@@ -36,24 +43,26 @@ class Units {
 
  private:
   static __device__ __forceinline__ int of(int value, int lane) { return __shfl_sync(~0u, value, lane); }
-  __device__ __forceinline__ void read(const CudaItem* item) {
+  __device__ __forceinline__ void read(const char* item) {
     words_[0] = __ldg(reinterpret_cast<const int4*>(item));
     words_[1] = __ldg(reinterpret_cast<const int4*>(item) + 1);
   }
   __device__ __forceinline__ void read_batch(int first) {
-    const int index = first + static_cast<int>(threadIdx.x % 32);
-    if (index >= count_) return;
-    const UnitPlace place(work_, index, args_.heads);
-    read(cuda::plan_array<CudaItem>(args_.params.plan, args_.params.plan->items) + place.item);
-    head_ = place.head;
+    const int index = first + static_cast<int>(threadIdx.x % 32), in_run_0 = ends_.x - lists_.z;
+    if (index >= count()) return;
+    const int unit = index < in_run_0 ? lists_.z + index : lists_.w + index - in_run_0;
+    const int item = args_.heads.quotient(unit);
+    read(reinterpret_cast<const char*>(args_.params.plan) + static_cast<std::uint32_t>(lists_.x) +
+         item * static_cast<std::int64_t>(sizeof(CudaItem)));
+    head_ = unit - item * args_.heads.divisor;
   }
   static_assert(offsetof(CudaItem, num_rows) == 4 && offsetof(CudaItem, masked) == 6 &&
                 offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24);
 
   const Arguments& args_;
-  const CtaWork::Lane& work_;
-  int count_, next_ = 0;
+  int next_ = 0;
   int4 words_[2];
+  int4 lists_, ends_;  // items, first_head, begin; end, num_tiles, other_tiles: of the lane
   int head_;
 };
 
