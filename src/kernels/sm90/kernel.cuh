@@ -96,7 +96,6 @@ __global__ void __launch_bounds__(num_threads, 1)
   const CudaParams& params = args.params;
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
-  const int num_phases = params.plan->num_phases;
 
   ptx::let_next_launch_start();
   // Between phases: all rings are empty, and all CTAs have written what they had.
@@ -120,15 +119,19 @@ __global__ void __launch_bounds__(num_threads, 1)
       init_barriers(shared.barriers, phase > 0);
       __syncthreads();
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false), num_units(work->narrow)).run();
-      if (++phase >= num_phases) break;
-      next_phase(nothing);
+      const Header header(params.plan);
+      if (++phase < header.num_phases()) {
+        next_phase(nothing);
+        continue;
+      }
+      if (header.num_merges() > 0) ptx::arrive_threads(written, 3 * warpgroup);
+      break;
     }
-    if (params.plan->num_merges > 0) ptx::arrive_threads(written, 3 * warpgroup);
   } else if (role == Role::loaders) {
     ptx::give_registers<loader_registers>();
-    if (threadIdx.x == 0) ptx::prefetch(params.plan);  // read at the end
     const auto loader = static_cast<Loader>(threadIdx.x / 32);
     const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
+    const Header header(params.plan);
     for (int phase = 0;;) {
       // All of the CTA are ready: a loader calls it while what it reads first is on its way. The plan and the block
       // table were there before the last launch, so in a chain of launches looking up overlaps the one before. What
@@ -146,15 +149,15 @@ __global__ void __launch_bounds__(num_threads, 1)
         if constexpr (general) {
           gather_tokens<head_dim>(args, lane, ready, start_stages);
         } else {
-          load_boxes<head_dim>(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(),
-                               ready, start_stages);
+          load_boxes<head_dim>(args, &maps.k, &maps.v, lane, wide ? ptx::policy_normal() : ptx::policy_once(), ready,
+                               start_stages);
         }
       } else if (wide) {
         load_wide_units<head_dim>(args, lane, shared, ready);
       } else {
         load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, ready);
       }
-      if (++phase >= num_phases) break;
+      if (++phase >= header.num_phases()) break;
       next_phase(nothing);
     }
   } else {
@@ -168,19 +171,23 @@ __global__ void __launch_bounds__(num_threads, 1)
         meeting.prepare();
       }
       WideConsumer<T, head_dim, general>(args, shared, narrow_stages(work->wide, true), num_units(work->wide)).run();
-      if (++phase >= num_phases) break;
-      next_phase([&] {
-        if (thread == 0) meeting.arrive(), meeting.wait();
-      });
+      const Header header(params.plan);
+      if (++phase < header.num_phases()) {
+        next_phase([&] {
+          if (thread == 0) meeting.arrive(), meeting.wait();
+        });
+        continue;
+      }
+      if (header.num_merges() == 0) break;
+      // The wide consumers have the registers to merge. What to merge is looked up while the others arrive.
+      ptx::sync_threads(written, 3 * warpgroup);
+      if (thread == 0) meeting.arrive();
+      MergeRows<T, head_dim, general> rows(args, header, shared, thread / 32);
+      if (thread == 0) meeting.wait();
+      ptx::sync_threads(met, 2 * warpgroup);
+      rows.run();
+      break;
     }
-    if (params.plan->num_merges == 0) return;
-    // The wide consumers have the registers to merge. What to merge is looked up while the others arrive.
-    ptx::sync_threads(written, 3 * warpgroup);
-    if (thread == 0) meeting.arrive();
-    MergeRows<T, head_dim, general> rows(args, shared, thread / 32);
-    if (thread == 0) meeting.wait();
-    ptx::sync_threads(met, 2 * warpgroup);
-    rows.run();
   }
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/sm90/arguments.hpp"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/ptx.cuh"
+#include "kernels/sm90/units.cuh"
 
 namespace trunkline::kernels::sm90 {
 
@@ -24,14 +25,15 @@ class MergeRows {
 
  public:
   /// By warp `warp` of those of the CTA that merge. Looks up its first rows.
-  __device__ MergeRows(const Arguments& args, SharedMemory<head_dim>& shared, int warp)
+  __device__ MergeRows(const Arguments& args, const Header& header, SharedMemory<head_dim>& shared, int warp)
       : args_(args),
+        header_(header),
         barriers_(shared.barriers.merges[warp]),
         blocks_(shared.stages[0] + warp * merge_blocks * block * row_bytes),
         next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
         step_(merge_warps * static_cast<int>(gridDim.x)) {
-    const int most_rows = args.params.plan->most_merge_rows;
-    const int lists = args.params.plan->num_merges * args.params.attention.num_kv_heads;
+    const int most_rows = header.most_merge_rows();
+    const int lists = header.num_merges() * args.params.attention.num_kv_heads;
     const auto up = [](unsigned a, unsigned b) { return static_cast<int>((a + b - 1) / b); };
     rows_ = max(min(up(lists * most_rows, step_), most_rows), 1);
     pieces_ = up(most_rows, rows_);
@@ -74,7 +76,7 @@ class MergeRows {
     const CudaParams& params = args_.params;
     const int list = static_cast<int>(static_cast<unsigned>(next_) / static_cast<unsigned>(pieces_));
     const int merge = args_.heads.quotient(list);
-    const auto* const merges = cuda::plan_array<Merge>(params.plan, params.plan->merges);
+    const auto* const merges = cuda::plan_array<Merge>(params.plan, header_.merges());
     const int4 entry = __ldg(reinterpret_cast<const int4*>(merges + merge));
     const Merge at{entry.x, entry.y, entry.z, entry.w};
     found_.offset = (next_ - list * pieces_) * rows_;
@@ -85,14 +87,14 @@ class MergeRows {
     found_.num_sources = at.num_sources;
     found_.source_begin = at.source_begin;
     found_.source = source(found_, 0);
-    const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, params.plan->query_tokens);
+    const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, header_.query_tokens());
     const int row = found_.row + min(lane(), found_.num_rows - 1);
     found_.q_index = __ldg(&tokens[args_.group.quotient(row)].q_index);
   }
 
   /// This lane's of sources [first, first + 32); after the last one, anything.
   __device__ __forceinline__ int source(const Piece& piece, int first) const {
-    const auto* const sources = cuda::plan_array<std::int32_t>(args_.params.plan, args_.params.plan->merge_sources);
+    const auto* const sources = cuda::plan_array<std::int32_t>(args_.params.plan, header_.merge_sources());
     return first + lane() < piece.num_sources ? __ldg(sources + piece.source_begin + first + lane()) : 0;
   }
 
@@ -216,6 +218,7 @@ class MergeRows {
   }
 
   const Arguments& args_;
+  const Header& header_;
   std::uint64_t (&barriers_)[merge_blocks];  // of this warp's blocks
   std::uint8_t* blocks_;
   Ring copying_, summing_;

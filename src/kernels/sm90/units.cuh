@@ -8,6 +8,29 @@
 
 namespace trunkline::kernels::sm90 {
 
+/// The plan's header, a word per lane of a warp. The loaders ask for it at the start, which brings it into L1, and it
+/// is used when a phase ends. A plain read of a field at the start would have every warp wait for memory before all
+/// else: the compiler wants what is the same in all lanes in a uniform register, at once.
+class Header {
+ public:
+  __device__ explicit Header(const PlanHeader* plan)
+      : word_(__ldg(reinterpret_cast<const int*>(plan) + threadIdx.x % 32)) {
+    static_assert(sizeof(PlanHeader) == 32 * sizeof(int));
+  }
+  __device__ __forceinline__ int num_phases() const { return at(offsetof(PlanHeader, num_phases)); }
+  __device__ __forceinline__ int num_merges() const { return at(offsetof(PlanHeader, num_merges)); }
+  __device__ __forceinline__ int most_merge_rows() const { return at(offsetof(PlanHeader, most_merge_rows)); }
+  __device__ __forceinline__ std::uint32_t query_tokens() const { return at(offsetof(PlanHeader, query_tokens)); }
+  __device__ __forceinline__ std::uint32_t merges() const { return at(offsetof(PlanHeader, merges)); }
+  __device__ __forceinline__ std::uint32_t merge_sources() const { return at(offsetof(PlanHeader, merge_sources)); }
+
+ private:
+  __device__ __forceinline__ int at(std::size_t offset) const {
+    return __shfl_sync(~0u, word_, static_cast<int>(offset / sizeof(int)));
+  }
+  int word_;
+};
+
 /// A CudaItem in registers, and the KV head. An empty unit has token_end 0.
 struct Unit {
   int row_begin, num_rows, masked, table_row, token_begin, token_end, partial_begin, first_q;
