@@ -52,6 +52,7 @@ struct alignas(128) PlanHeader {
   std::uint32_t merges;          // Merge[num_merges]
   std::uint32_t merge_sources;   // int32
   std::int32_t most_merge_rows;  // of one merge
+  std::uint32_t num_bytes;       // of the block, this header included
   // CtaWork[num_phases, at least 1][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static
   // schedule.
 };

@@ -96,6 +96,7 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
     ASSERT_EQ(*beyond, std::byte{0x5a}) << "written beyond what was said";
   }
   const auto& header = *at<PlanHeader>(block, 0);
+  ASSERT_EQ(header.num_bytes, used);
   ASSERT_EQ(header.num_phases, static_cast<std::int32_t>(plan.phases.size()));
   ASSERT_EQ(header.num_items, static_cast<std::int32_t>(plan.items.size()));
   ASSERT_EQ(header.num_merges, static_cast<std::int32_t>(plan.merges.size()));

@@ -172,6 +172,7 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
   writer.copy(plan.phases, header.phases);
   writer.copy(plan.merges, header.merges);
   writer.copy(plan.merge_sources, header.merge_sources);
+  header.num_bytes = static_cast<std::uint32_t>(writer.used());
   return writer.used();
 }
 

@@ -96,7 +96,11 @@ __global__ void __launch_bounds__(num_threads, 1)
   const CudaParams& params = args.params;
   const auto role = static_cast<Role>(threadIdx.x / warpgroup);
   const auto* work = reinterpret_cast<const CtaWork*>(params.plan + 1) + blockIdx.x;
-
+  // What all begin with: both lines of the schedule and the header. They are on their way to L2 while the roles set up.
+  if (threadIdx.x < 3) {
+    ptx::prefetch(threadIdx.x < 2 ? reinterpret_cast<const char*>(work) + threadIdx.x * sizeof(CtaWork::Lane)
+                                  : reinterpret_cast<const char*>(params.plan));
+  }
   ptx::let_next_launch_start();
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&](auto meet) {
@@ -131,7 +135,6 @@ __global__ void __launch_bounds__(num_threads, 1)
     ptx::give_registers<loader_registers>();
     const auto loader = static_cast<Loader>(threadIdx.x / 32);
     const bool wide = loader == Loader::wide_kv || loader == Loader::wide_units;
-    const Header header(params.plan);
     for (int phase = 0;;) {
       // All of the CTA are ready: a loader calls it while what it reads first is on its way. The plan and the block
       // table were there before the last launch, so in a chain of launches looking up overlaps the one before. What
@@ -157,7 +160,7 @@ __global__ void __launch_bounds__(num_threads, 1)
       } else {
         load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, ready);
       }
-      if (++phase >= header.num_phases()) break;
+      if (++phase >= Header(params.plan).num_phases()) break;
       next_phase(nothing);
     }
   } else {

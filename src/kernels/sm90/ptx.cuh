@@ -126,6 +126,10 @@ __device__ __forceinline__ void load_bytes(void* to, const void* from, std::uint
                "l"(from), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
+/// Into L2.
+__device__ __forceinline__ void prefetch(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory");
+}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -8,9 +8,9 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// The plan's header, a word per lane of a warp. The loaders ask for it at the start, which brings it into L1, and it
-/// is used when a phase ends. A plain read of a field at the start would have every warp wait for memory before all
-/// else: the compiler wants what is the same in all lanes in a uniform register, at once.
+/// The plan's header, a word per lane of a warp, read where it is used: when a phase ends, and by one warp at the
+/// start, which brings it into the caches. A plain read of a field would be moved to the start, where every warp waits
+/// for it before all else, as the compiler wants what is the same in all lanes in a uniform register at once.
 class Header {
  public:
   __device__ explicit Header(const PlanHeader* plan)
@@ -23,6 +23,7 @@ class Header {
   __device__ __forceinline__ std::uint32_t query_tokens() const { return at(offsetof(PlanHeader, query_tokens)); }
   __device__ __forceinline__ std::uint32_t merges() const { return at(offsetof(PlanHeader, merges)); }
   __device__ __forceinline__ std::uint32_t merge_sources() const { return at(offsetof(PlanHeader, merge_sources)); }
+  __device__ __forceinline__ std::uint32_t num_bytes() const { return at(offsetof(PlanHeader, num_bytes)); }
 
  private:
   __device__ __forceinline__ int at(std::size_t offset) const {
