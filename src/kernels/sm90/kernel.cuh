@@ -169,11 +169,9 @@ __global__ void __launch_bounds__(num_threads, 1)
     Meeting meeting(params.counters);
     for (int phase = 0;;) {
       __syncthreads();
-      if (phase == 0 && thread == 0) {
-        ptx::wait_for_last_launch();
-        meeting.prepare();
-      }
-      WideConsumer<T, head_dim, general>(args, shared, narrow_stages(work->wide, true), num_units(work->wide)).run();
+      ptx::wait_for_last_launch();  // queries may be read
+      if (phase == 0 && thread == 0) meeting.prepare();
+      WideConsumer<T, head_dim, general>(args, shared, work->wide).run();
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
         next_phase([&] {

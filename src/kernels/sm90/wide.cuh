@@ -18,11 +18,12 @@ class WideConsumer {
   using Layout = StageLayout<head_dim>;
 
  public:
-  __device__ WideConsumer(const Arguments& args, SharedMemory<head_dim>& shared, int first_stage, int units)
+  __device__ WideConsumer(const Arguments& args, SharedMemory<head_dim>& shared, const CtaWork::Lane& work)
       : args_(args),
         shared_(shared),
-        first_stage_(first_stage),
-        units_left_(units),
+        work_(work),
+        first_stage_(narrow_stages(work, true)),
+        units_left_(num_units(work)),
         high_(threadIdx.x / warpgroup == static_cast<unsigned>(Role::wide_high)),
         first_row_(static_cast<int>(high_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4)),
         scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)) {}
@@ -32,15 +33,17 @@ class WideConsumer {
     std::uint32_t q[head_dim / 16][4];
     float scores[32], out[head_dim / 2], reference[2], sum[2];
     bool open = false;  // the last values of the unit before are to come
+    bool first = true;
 #pragma unroll 1
-    for (; units_left_ >= 0; --units_left_) {
-      if (units_left_ > 0) load_next_queries(q);
+    for (; units_left_ >= 0; --units_left_, first = false) {
+      if (units_left_ > 0) load_next_queries(q, first);
       if (open) {
         finish(scores, out);
         write(shared_.wide_units[unit_.stage], out, reference, sum);
         leave_unit();
       }
       if (units_left_ == 0) break;
+      if (first) ptx::barrier_wait(&shared_.barriers.wide_units.full[0], 0);
       const Unit& unit = shared_.wide_units[unit_.stage];
       open = unit.num_rows > (high_ ? 64 : 0);
       if (open) {
@@ -61,16 +64,37 @@ class WideConsumer {
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
 
   /// Of the unit after the last whose queries were loaded, as A of the products. Rows beyond the unit's last repeat it:
-  /// what becomes of them is not written. All loads are issued before the first result is used.
-  __device__ __forceinline__ void load_next_queries(std::uint32_t (&q)[head_dim / 16][4]) {
+  /// what becomes of them is not written. All loads are issued before the first result is used. Those of the first unit
+  /// do not wait for its loader where the item beside the schedule says in which rows of q they lie.
+  __device__ __forceinline__ void load_next_queries(std::uint32_t (&q)[head_dim / 16][4], bool first) {
     const AttentionParams& a = args_.params.attention;
-    ptx::barrier_wait(&shared_.barriers.wide_units.full[queries_.stage], queries_.parity);
-    const Unit& unit = shared_.wide_units[queries_.stage];
+    int row_begin, num_rows, head, q_index[2];
+    const CudaItem& item = work_.first;
+    const int first_q = first ? __ldg(&item.first_q) : -1;
+    if (first_q >= 0) {
+      row_begin = __ldg(&item.row_begin);
+      num_rows = __ldg(&item.num_rows);
+      head = __ldg(&work_.first_head);
+      const int token = args_.group.quotient(row_begin);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = min(first_row_ + 8 * h, num_rows - 1);
+        q_index[h] = first_q + args_.group.quotient(row_begin + row) - token;
+      }
+    } else {
+      ptx::barrier_wait(&shared_.barriers.wide_units.full[queries_.stage], queries_.parity);
+      const Unit& unit = shared_.wide_units[queries_.stage];
+      row_begin = unit.row_begin;
+      num_rows = unit.num_rows;
+      head = unit.head;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) q_index[h] = unit.q_index[min(first_row_ + 8 * h, num_rows - 1)];
+    }
     queries_.advance(num_wide_slots);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = min(first_row_ + 8 * h, unit.num_rows - 1);
-      const cuda::RowPlace place{unit.q_index[row], query_head(unit, row)};
+      const int row = min(first_row_ + 8 * h, num_rows - 1);
+      const cuda::RowPlace place{q_index[h], head * a.group_size + args_.group.remainder(row_begin + row)};
       const T* const from = ptx::known(cuda::row_of<T>(a.q, place) + lane() % 4 * 2);
 #pragma unroll
       for (int k = 0; k < head_dim / 8; ++k) q[k / 2][h + k % 2 * 2] = load_pair(from + k * 8);
@@ -340,6 +364,7 @@ class WideConsumer {
 
   const Arguments& args_;
   SharedMemory<head_dim>& shared_;
+  const CtaWork::Lane& work_;
   int first_stage_, units_left_;
   bool high_;
   int first_row_;
