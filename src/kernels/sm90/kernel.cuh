@@ -37,7 +37,7 @@ __device__ __forceinline__ void init_barriers(Barriers& barriers, bool anew) {
   if (i < count) {
     constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
     const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };
-    int arrivals = 1;  // `full` of stages and of blocks of partials
+    int arrivals = 1;  // `full` of stages
     if (i >= at(offsetof(Barriers, narrow.k_empty))) arrivals = narrow_warps;
     if (i >= at(offsetof(Barriers, wide))) arrivals = 1;
     if (i >= at(offsetof(Barriers, wide.k_empty))) arrivals = wide_warps;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void init_barriers(Barriers& barriers, bool anew) {
     if (i >= at(offsetof(Barriers, narrow_units.empty))) arrivals = narrow_warps;
     if (i >= at(offsetof(Barriers, wide_units))) arrivals = everyone;
     if (i >= at(offsetof(Barriers, wide_units.empty))) arrivals = wide_warps;
-    if (i >= at(offsetof(Barriers, merges))) arrivals = 1;
+    if (i >= at(offsetof(Barriers, merges))) arrivals = everyone;
     auto* const barrier = reinterpret_cast<std::uint64_t*>(&barriers) + i;
     if (anew) ptx::barrier_invalidate(barrier);
     ptx::barrier_init(barrier, arrivals);

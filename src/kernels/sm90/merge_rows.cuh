@@ -1,7 +1,7 @@
 // Merging what was left partial, after all CTAs have met: out = sum_i w_i out_i with w_i = exp(lse_i - lse), over the
 // sources in the plan's order. A warp takes a few rows of one merge and KV head, whose partials lie side by side: where
-// they are is looked up once. The copy engine brings a row's sources, and those of the next rows, into the stages,
-// which are free by then: a lane asks for a whole partial, so that what a warp does itself is short.
+// they are is looked up once. A row's sources, and those of the next rows, are copied into the
+// stages, which are free by then, by every lane its own part: it waits for nobody else's copies.
 #pragma once
 
 #include <type_traits>
@@ -18,9 +18,8 @@ namespace trunkline::kernels::sm90 {
 template <class T, int head_dim, bool general>
 class MergeRows {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
-  using Vector = std::conditional_t<vector == 4, float4, float2>;
-  static constexpr int block = 8;  // sources that are copied, and waited for, at once
-  static constexpr int row_bytes = head_dim * 4;
+  static constexpr int block = 8;               // sources that are copied, and waited for, at once
+  static constexpr int row_bytes = head_dim * 4, lane_bytes = vector * 4;
   static_assert(merge_warps * merge_blocks * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
 
  public:
@@ -29,7 +28,7 @@ class MergeRows {
       : args_(args),
         header_(header),
         barriers_(shared.barriers.merges[warp]),
-        blocks_(shared.stages[0] + warp * merge_blocks * block * row_bytes),
+        blocks_(ptx::shared_address(shared.stages[0]) + warp * merge_blocks * block * row_bytes + lane() * lane_bytes),
         next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
         step_(merge_warps * static_cast<int>(gridDim.x)) {
     const int most_rows = header.most_merge_rows();
@@ -43,7 +42,6 @@ class MergeRows {
 
   /// Once the partials are there.
   __device__ __forceinline__ void run() {
-    ptx::fence_async_global();  // the copy engine is to see what the others wrote
 #pragma unroll 1
     while (next_ < count_) merge(found_);
   }
@@ -69,27 +67,29 @@ class MergeRows {
 
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
 
-  /// Looks up what next_ is: rows first, then KV heads, then merges.
+  /// Looks up what next_ is, rows first, then KV heads, then merges; or the next that has rows.
   __device__ __forceinline__ void find() {
-    found_.num_rows = 0;
-    if (next_ >= count_) return;
     const CudaParams& params = args_.params;
-    const int list = static_cast<int>(static_cast<unsigned>(next_) / static_cast<unsigned>(pieces_));
-    const int merge = args_.heads.quotient(list);
-    const auto* const merges = cuda::plan_array<Merge>(params.plan, header_.merges());
-    const int4 entry = __ldg(reinterpret_cast<const int4*>(merges + merge));
-    const Merge at{entry.x, entry.y, entry.z, entry.w};
-    found_.offset = (next_ - list * pieces_) * rows_;
-    if (found_.offset >= at.num_rows) return;
-    found_.row = at.row_begin + found_.offset;
-    found_.num_rows = min(rows_, at.num_rows - found_.offset);
-    found_.kv_head = list - merge * params.attention.num_kv_heads;
-    found_.num_sources = at.num_sources;
-    found_.source_begin = at.source_begin;
-    found_.source = source(found_, 0);
-    const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, header_.query_tokens());
-    const int row = found_.row + min(lane(), found_.num_rows - 1);
-    found_.q_index = __ldg(&tokens[args_.group.quotient(row)].q_index);
+#pragma unroll 1
+    for (; next_ < count_; next_ += step_) {
+      const int list = static_cast<int>(static_cast<unsigned>(next_) / static_cast<unsigned>(pieces_));
+      const int merge = args_.heads.quotient(list);
+      const auto* const merges = cuda::plan_array<Merge>(params.plan, header_.merges());
+      const int4 entry = __ldg(reinterpret_cast<const int4*>(merges + merge));
+      const Merge at{entry.x, entry.y, entry.z, entry.w};
+      found_.offset = (next_ - list * pieces_) * rows_;
+      if (found_.offset >= at.num_rows) continue;
+      found_.row = at.row_begin + found_.offset;
+      found_.num_rows = min(rows_, at.num_rows - found_.offset);
+      found_.kv_head = list - merge * params.attention.num_kv_heads;
+      found_.num_sources = at.num_sources;
+      found_.source_begin = at.source_begin;
+      found_.source = source(found_, 0);
+      const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, header_.query_tokens());
+      const int row = found_.row + min(lane(), found_.num_rows - 1);
+      found_.q_index = __ldg(&tokens[args_.group.quotient(row)].q_index);
+      return;
+    }
   }
 
   /// This lane's of sources [first, first + 32); after the last one, anything.
@@ -98,14 +98,11 @@ class MergeRows {
     return first + lane() < piece.num_sources ? __ldg(sources + piece.source_begin + first + lane()) : 0;
   }
 
-  /// Row by row, 32 sources at a time, whose weights the lanes work out; block by block of those.
+  /// Row by row, 32 sources at a time, whose weights the lanes work out; block by block of those. One place copies.
   __device__ __forceinline__ void merge(Piece piece) {
     Place copied, summed;
+    int ahead = 0;  // blocks copied and not yet summed
     float lse = log_sum_exp(piece, 0, 0);
-#pragma unroll 1
-    for (int i = 0; i < merge_blocks; ++i) copy(piece, copied);
-    next_ += step_;
-    find();
 #pragma unroll 1
     while (summed.row < piece.num_rows) {
       float most = -INFINITY, total = 0, out[vector];
@@ -114,39 +111,37 @@ class MergeRows {
       const int row = summed.row;
 #pragma unroll 1
       for (int first = 0; row == summed.row; first += 32) {
+#pragma unroll 1
+        for (; ahead < merge_blocks && copied.row < piece.num_rows; ++ahead) copy(piece, copied);
+        if (row + first == 0) next_ += step_, find();
         const float mine = lse;
         const bool last = first + 32 >= piece.num_sources;
         lse = log_sum_exp(piece, row + last, last ? 0 : first + 32);
         const float weight = weigh(mine, most, total, out);
 #pragma unroll 1
         do {
-          add_block(summed.first, piece.num_sources - summed.first, weight, out);
-          copy(piece, copied);
+          add_block(summed.first, weight, total, out);
           summed.advance(piece.num_sources);
+          --ahead;
         } while ((summed.first & 31) != 0);
       }
       store(piece, row, most, total, out);
     }
   }
 
-  /// Of sources [first, first + count), as far as the block goes; lane l knows the weight of source l of each 32.
-  __device__ __forceinline__ void add_block(int first, int count, float weight, float (&out)[vector]) {
+  /// Of sources [first, first + 8), some of which may be zeros; lane l knows the weight of source l of each 32.
+  __device__ __forceinline__ void add_block(int first, float weight, float& total, float (&out)[vector]) {
     ptx::barrier_wait(&barriers_[summing_.stage], summing_.parity);
-    const auto* const values = reinterpret_cast<const Vector*>(block_at(summing_.stage)) + lane();
-#pragma unroll 1
-    for (int at = 0; at < min(count, block); at += 4) {
+    const std::uint32_t values = blocks_ + summing_.stage * block * row_bytes;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float factor = __shfl_sync(~0u, weight, (first + at + i) & 31);
-        const Vector value = values[(at + i) * 32];
-        const bool copied = at + i < count;  // else there is anything
+    for (int i = 0; i < block; ++i) {
+      const float factor = __shfl_sync(~0u, weight, (first + i) & 31);
+      float value[vector];
+      ptx::load(values + i * row_bytes, value);
+      total += factor;
 #pragma unroll
-        for (int v = 0; v < vector; ++v) {
-          out[v] += factor * (copied ? reinterpret_cast<const float (&)[vector]>(value)[v] : 0);
-        }
-      }
+      for (int v = 0; v < vector; ++v) out[v] += factor * value[v];
     }
-    __syncwarp();
     summing_.advance(merge_blocks);
   }
 
@@ -160,42 +155,41 @@ class MergeRows {
     return (source + piece.offset + row) * args_.params.attention.num_kv_heads + piece.kv_head;  // partial_index
   }
 
-  /// The next block, or none after the last.
+  /// The next block, zeros beyond the row's last source.
   __device__ __forceinline__ void copy(Piece& piece, Place& place) {
-    if (place.row >= piece.num_rows) return;
     if (piece.num_sources > 32 && (place.first & 31) == 0) piece.source = source(piece, place.first);
-    const int from = __shfl_sync(~0u, piece.source, (place.first + lane()) & 31);
-    const int count = min(piece.num_sources - place.first, block);
-    std::uint64_t* const full = &barriers_[copying_.stage];
-    if (lane() == 0) ptx::barrier_expect(full, count * row_bytes);
-    __syncwarp();
-    if (lane() < count) {
-      ptx::load_bytes(block_at(copying_.stage) + lane() * row_bytes,
-                      args_.params.attention.partial_out + std::int64_t{partial(piece, place.row, from)} * head_dim,
-                      row_bytes, full);
+    const AttentionParams& a = args_.params.attention;
+    const int stride = a.num_kv_heads * row_bytes;
+    const auto* const from = reinterpret_cast<const char*>(a.partial_out + piece.kv_head * head_dim + lane() * vector);
+    const std::uint32_t to = blocks_ + copying_.stage * block * row_bytes;
+#pragma unroll
+    for (int i = 0; i < block; ++i) {
+      const int row = __shfl_sync(~0u, piece.source, (place.first + i) & 31) + piece.offset + place.row;
+      ptx::copy_own<lane_bytes>(to + i * row_bytes, from + std::int64_t{row} * stride,
+                                place.first + i < piece.num_sources);
     }
+    ptx::barrier_arrive_behind_copies(&barriers_[copying_.stage]);
     copying_.advance(merge_blocks);
     place.advance(piece.num_sources);
   }
-  __device__ __forceinline__ std::uint8_t* block_at(int index) const { return blocks_ + index * block * row_bytes; }
 
-  /// The weight of this lane's source among the 32 and all before them, which `total` and `out` are scaled to match.
-  /// A source without tokens weighs nothing.
+  /// The weight of this lane's source beside the highest lse of the 32 and all before them, to which `total` and `out`
+  /// are scaled. A source without tokens weighs nothing.
   static __device__ __forceinline__ float weigh(float lse, float& most, float& total, float (&out)[vector]) {
     constexpr float log2_e = 1.44269504f;
-    float higher = fmaxf(most, lse);
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, step));
+    const float higher = fmaxf(most, highest(lse));
     const float reference = higher == -INFINITY ? 0 : higher;
-    const float weight = ptx::exp2((lse - reference) * log2_e), before = ptx::exp2((most - reference) * log2_e);
-    float sum = weight;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    total = total * before + sum;
+    const float before = ptx::exp2((most - reference) * log2_e);
     most = higher;
+    total *= before;
 #pragma unroll
     for (int v = 0; v < vector; ++v) out[v] *= before;
-    return weight;
+    return ptx::exp2((lse - reference) * log2_e);
+  }
+  /// Of all lanes: as integers that are ordered like the numbers, for which there is one instruction.
+  static __device__ __forceinline__ float highest(float x) {
+    const auto flip = [](int bits) { return bits ^ (bits >> 31 & 0x7FFFFFFF); };
+    return __int_as_float(flip(__reduce_max_sync(~0u, flip(__float_as_int(x)))));
   }
 
   __device__ __forceinline__ void store(const Piece& piece, int row, float most, float total,
@@ -220,7 +214,7 @@ class MergeRows {
   const Arguments& args_;
   const Header& header_;
   std::uint64_t (&barriers_)[merge_blocks];  // of this warp's blocks
-  std::uint8_t* blocks_;
+  std::uint32_t blocks_;                     // this lane's part of them
   Ring copying_, summing_;
   int next_, step_, rows_, pieces_, count_;
   Piece found_;  // next_'s

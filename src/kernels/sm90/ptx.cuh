@@ -38,6 +38,10 @@ __device__ __forceinline__ void barrier_expect_only(std::uint64_t* barrier, std:
 __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
+/// This thread arrives when the copies it has issued with cp.async are done.
+__device__ __forceinline__ void barrier_arrive_behind_copies(std::uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
   asm volatile(
       "{\n"
@@ -119,13 +123,6 @@ __device__ __forceinline__ void load_rows(void* to, const CUtensorMap* map, std:
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
-/// `bytes`, a multiple of 16, side by side.
-__device__ __forceinline__ void load_bytes(void* to, const void* from, std::uint32_t bytes, std::uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
 /// Into L2.
 __device__ __forceinline__ void prefetch(const void* line) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(line) : "memory");
@@ -137,6 +134,25 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 __device__ __forceinline__ void copy_16(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
+/// What this thread alone will read: 16 bytes past L1, or 8; zeros where not `valid`.
+template <int bytes>
+__device__ __forceinline__ void copy_own(std::uint32_t to, const void* from, bool valid) {
+  if constexpr (bytes == 16) {
+    copy_16(to, from, valid);
+  } else {
+    static_assert(bytes == 8);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0) : "memory");
+  }
+}
+__device__ __forceinline__ void load(std::uint32_t from, float (&to)[4]) {
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+               : "r"(from)
+               : "memory");
+}
+__device__ __forceinline__ void load(std::uint32_t from, float (&to)[2]) {
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(to[0]), "=f"(to[1]) : "r"(from) : "memory");
+}
 /// 16 bytes to shared memory.
 __device__ __forceinline__ void store_16(std::uint32_t to, const std::uint32_t (&words)[4]) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]),
@@ -145,9 +161,6 @@ __device__ __forceinline__ void store_16(std::uint32_t to, const std::uint32_t (
 }
 /// Makes this thread's writes to shared memory visible to wgmma and the copy engine.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-/// Of writes to global memory that this thread knows of, whoever made them, to the copy engine.
-__device__ __forceinline__ void fence_async_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 // --- roles ---
 template <int registers>
