@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/divisor.hpp"
 #include "kernels/params.hpp"
 
 namespace trunkline::kernels {
@@ -40,19 +41,24 @@ struct CtaWork {
   Lane wide, narrow;
 };
 
+/// Warps of a CTA that merge, of kernels that run the static schedule.
+inline constexpr int merge_warps = 8;
+
 /// The beginning of the block. Offsets are in bytes from here.
 struct alignas(128) PlanHeader {
   std::int32_t num_phases;
   std::int32_t num_items;
   std::int32_t num_merges;
   std::int32_t num_query_tokens;
-  std::uint32_t query_tokens;    // QueryToken[num_query_tokens]
-  std::uint32_t items;           // CudaItem[num_items], by phase, as in Plan::items
-  std::uint32_t phases;          // Phase[num_phases]
-  std::uint32_t merges;          // Merge[num_merges]
-  std::uint32_t merge_sources;   // int32
-  std::int32_t most_merge_rows;  // of one merge
-  std::uint32_t num_bytes;       // of the block, this header included
+  std::uint32_t query_tokens;   // QueryToken[num_query_tokens]
+  std::uint32_t items;          // CudaItem[num_items], by phase, as in Plan::items
+  std::uint32_t phases;         // Phase[num_phases]
+  std::uint32_t merges;         // Merge[num_merges]
+  std::uint32_t merge_sources;  // int32
+  std::uint32_t num_bytes;      // of the block, this header included
+  // A merge and KV head are shared out among the warps of all CTAs in pieces of so many rows, so that all have some.
+  std::int32_t piece_rows;
+  cuda::Divisor pieces;  // by the number of pieces
   // CtaWork[num_phases, at least 1][CTAs of the plan] follows at sizeof(PlanHeader) for kernels that run the static
   // schedule.
 };

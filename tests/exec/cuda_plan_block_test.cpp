@@ -97,6 +97,8 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
   }
   const auto& header = *at<PlanHeader>(block, 0);
   ASSERT_EQ(header.num_bytes, used);
+  ASSERT_GE(header.piece_rows, 1);
+  for (const Merge& merge : plan.merges) ASSERT_GE(header.piece_rows * header.pieces.divisor, merge.num_rows);
   ASSERT_EQ(header.num_phases, static_cast<std::int32_t>(plan.phases.size()));
   ASSERT_EQ(header.num_items, static_cast<std::int32_t>(plan.items.size()));
   ASSERT_EQ(header.num_merges, static_cast<std::int32_t>(plan.merges.size()));

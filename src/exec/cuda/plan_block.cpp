@@ -133,7 +133,12 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
   header.num_items = static_cast<std::int32_t>(plan.items.size());
   header.num_merges = static_cast<std::int32_t>(plan.merges.size());
   header.num_query_tokens = static_cast<std::int32_t>(plan.query_tokens.size());
-  for (const Merge& merge : plan.merges) header.most_merge_rows = std::max(header.most_merge_rows, merge.num_rows);
+  std::int32_t most_rows = 1;
+  for (const Merge& merge : plan.merges) most_rows = std::max(most_rows, merge.num_rows);
+  const std::int64_t rows = static_cast<std::int64_t>(plan.merges.size()) * plan.num_kv_heads * most_rows;
+  const std::int64_t per_warp = ceil_div<std::int64_t>(rows, kernels::merge_warps * std::max(plan.num_workers, 1));
+  header.piece_rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(per_warp, 1, most_rows));
+  header.pieces = kernels::cuda::Divisor::of(ceil_div(most_rows, header.piece_rows));
 
   const std::size_t num_ctas = static_cast<std::size_t>(plan.num_workers);
   CtaWork* ctas = nullptr;

@@ -119,16 +119,32 @@ __global__ void __launch_bounds__(num_threads, 1)
       ptx::prefetch_map(&maps.k), ptx::prefetch_map(&maps.v), ptx::prefetch_map(&maps.q);
     }
     clear_queries(shared);
+    Meeting meeting(params.counters);
     for (int phase = 0;;) {
       init_barriers(shared.barriers, phase > 0);
       __syncthreads();
+      if (phase == 0 && threadIdx.x == warpgroup) {
+        ptx::wait_for_last_launch();
+        meeting.prepare();
+      }
       NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false), num_units(work->narrow)).run();
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
-        next_phase(nothing);
+        next_phase([&] {
+          if (threadIdx.x == warpgroup) meeting.arrive(), meeting.wait();
+        });
         continue;
       }
-      if (header.num_merges() > 0) ptx::arrive_threads(written, 3 * warpgroup);
+      if (header.num_merges() == 0) break;
+      if (threadIdx.x >= warpgroup + 32) {
+        ptx::arrive_threads(written, 3 * warpgroup);
+        break;
+      }
+      // The first warp meets the other CTAs, while those that merge look up what.
+      ptx::sync_threads(written, 3 * warpgroup);
+      if (threadIdx.x == warpgroup) meeting.arrive(), meeting.wait();
+      __syncwarp();
+      ptx::arrive_threads(met, merge_warps * 32 + 32);
       break;
     }
   } else if (role == Role::loaders) {
@@ -166,26 +182,21 @@ __global__ void __launch_bounds__(num_threads, 1)
   } else {
     ptx::take_registers<wide_registers>();
     const int thread = static_cast<int>(threadIdx.x) - warpgroup * static_cast<int>(Role::wide_low);
-    Meeting meeting(params.counters);
     for (int phase = 0;;) {
       __syncthreads();
       ptx::wait_for_last_launch();  // queries may be read
-      if (phase == 0 && thread == 0) meeting.prepare();
       WideConsumer<T, head_dim, general>(args, shared, work->wide).run();
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
-        next_phase([&] {
-          if (thread == 0) meeting.arrive(), meeting.wait();
-        });
+        next_phase(nothing);
         continue;
       }
       if (header.num_merges() == 0) break;
       // The wide consumers have the registers to merge. What to merge is looked up while the others arrive.
-      ptx::sync_threads(written, 3 * warpgroup);
-      if (thread == 0) meeting.arrive();
+      static_assert(merge_warps * 32 == 2 * warpgroup);
+      ptx::arrive_threads(written, 3 * warpgroup);
       MergeRows<T, head_dim, general> rows(args, header, shared, thread / 32);
-      if (thread == 0) meeting.wait();
-      ptx::sync_threads(met, 2 * warpgroup);
+      ptx::sync_threads(met, merge_warps * 32 + 32);
       rows.run();
       break;
     }

@@ -30,13 +30,10 @@ class MergeRows {
         barriers_(shared.barriers.merges[warp]),
         blocks_(ptx::shared_address(shared.stages[0]) + warp * merge_blocks * block * row_bytes + lane() * lane_bytes),
         next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
-        step_(merge_warps * static_cast<int>(gridDim.x)) {
-    const int most_rows = header.most_merge_rows();
-    const int lists = header.num_merges() * args.params.attention.num_kv_heads;
-    const auto up = [](unsigned a, unsigned b) { return static_cast<int>((a + b - 1) / b); };
-    rows_ = max(min(up(lists * most_rows, step_), most_rows), 1);
-    pieces_ = up(most_rows, rows_);
-    count_ = lists * pieces_;
+        step_(merge_warps * static_cast<int>(gridDim.x)),
+        rows_(header.piece_rows()),
+        pieces_(header.pieces()) {
+    count_ = header.num_merges() * args.params.attention.num_kv_heads * pieces_.divisor;
     find();
   }
 
@@ -72,12 +69,12 @@ class MergeRows {
     const CudaParams& params = args_.params;
 #pragma unroll 1
     for (; next_ < count_; next_ += step_) {
-      const int list = static_cast<int>(static_cast<unsigned>(next_) / static_cast<unsigned>(pieces_));
+      const int list = pieces_.quotient(next_);
       const int merge = args_.heads.quotient(list);
       const auto* const merges = cuda::plan_array<Merge>(params.plan, header_.merges());
       const int4 entry = __ldg(reinterpret_cast<const int4*>(merges + merge));
       const Merge at{entry.x, entry.y, entry.z, entry.w};
-      found_.offset = (next_ - list * pieces_) * rows_;
+      found_.offset = (next_ - list * pieces_.divisor) * rows_;
       if (found_.offset >= at.num_rows) continue;
       found_.row = at.row_begin + found_.offset;
       found_.num_rows = min(rows_, at.num_rows - found_.offset);
@@ -216,7 +213,9 @@ class MergeRows {
   std::uint64_t (&barriers_)[merge_blocks];  // of this warp's blocks
   std::uint32_t blocks_;                     // this lane's part of them
   Ring copying_, summing_;
-  int next_, step_, rows_, pieces_, count_;
+  int next_, step_, rows_;
+  cuda::Divisor pieces_;  // of a merge and KV head
+  int count_;
   Piece found_;  // next_'s
 };
 

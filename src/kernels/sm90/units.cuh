@@ -19,7 +19,12 @@ class Header {
   }
   __device__ __forceinline__ int num_phases() const { return at(offsetof(PlanHeader, num_phases)); }
   __device__ __forceinline__ int num_merges() const { return at(offsetof(PlanHeader, num_merges)); }
-  __device__ __forceinline__ int most_merge_rows() const { return at(offsetof(PlanHeader, most_merge_rows)); }
+  __device__ __forceinline__ int piece_rows() const { return at(offsetof(PlanHeader, piece_rows)); }
+  __device__ __forceinline__ cuda::Divisor pieces() const {
+    constexpr std::size_t from = offsetof(PlanHeader, pieces);
+    return {static_cast<std::uint32_t>(at(from + offsetof(cuda::Divisor, multiplier))),
+            at(from + offsetof(cuda::Divisor, shift)), at(from + offsetof(cuda::Divisor, divisor))};
+  }
   __device__ __forceinline__ std::uint32_t query_tokens() const { return at(offsetof(PlanHeader, query_tokens)); }
   __device__ __forceinline__ std::uint32_t merges() const { return at(offsetof(PlanHeader, merges)); }
   __device__ __forceinline__ std::uint32_t merge_sources() const { return at(offsetof(PlanHeader, merge_sources)); }
