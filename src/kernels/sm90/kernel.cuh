@@ -29,26 +29,30 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// By the narrow consumer, a barrier per thread; `anew` when they have been used before.
-__device__ __forceinline__ void init_barriers(Barriers& barriers, bool anew) {
-  const int i = static_cast<int>(threadIdx.x % warpgroup);
-  constexpr int count = sizeof(Barriers) / sizeof(std::uint64_t);
-  static_assert(count <= warpgroup);
-  if (i < count) {
-    constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
-    const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };
-    int arrivals = 1;  // `full` of stages
-    if (i >= at(offsetof(Barriers, narrow.k_empty))) arrivals = narrow_warps;
-    if (i >= at(offsetof(Barriers, wide))) arrivals = 1;
-    if (i >= at(offsetof(Barriers, wide.k_empty))) arrivals = wide_warps;
-    if (i >= at(offsetof(Barriers, narrow_units))) arrivals = everyone;
-    if (i >= at(offsetof(Barriers, narrow_units.empty))) arrivals = narrow_warps;
-    if (i >= at(offsetof(Barriers, wide_units))) arrivals = everyone;
-    if (i >= at(offsetof(Barriers, wide_units.empty))) arrivals = wide_warps;
-    if (i >= at(offsetof(Barriers, merges))) arrivals = everyone;
-    auto* const barrier = reinterpret_cast<std::uint64_t*>(&barriers) + i;
+/// Barriers of the rings, by number. Those of the merges are set up by the warps that merge.
+inline constexpr int num_barriers = static_cast<int>(offsetof(Barriers, merges) / sizeof(std::uint64_t));
+__device__ __forceinline__ int arrivals_of(int barrier) {
+  constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
+  const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };
+  int arrivals = 1;  // `full` of stages
+  if (barrier >= at(offsetof(Barriers, narrow.k_empty))) arrivals = narrow_warps;
+  if (barrier >= at(offsetof(Barriers, wide))) arrivals = 1;
+  if (barrier >= at(offsetof(Barriers, wide.k_empty))) arrivals = wide_warps;
+  if (barrier >= at(offsetof(Barriers, narrow_units))) arrivals = everyone;
+  if (barrier >= at(offsetof(Barriers, narrow_units.empty))) arrivals = narrow_warps;
+  if (barrier >= at(offsetof(Barriers, wide_units))) arrivals = everyone;
+  if (barrier >= at(offsetof(Barriers, wide_units.empty))) arrivals = wide_warps;
+  return arrivals;
+}
+
+/// Barriers [first, first + count), by a warp, a lane each. The hardware sets them up one after the other, about 70
+/// cycles each, so that all warps share them at the start. `anew`: they have been used before.
+__device__ __forceinline__ void init_barriers(Barriers& barriers, int first, int count, bool anew) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  if (lane < count) {
+    auto* const barrier = reinterpret_cast<std::uint64_t*>(&barriers) + first + lane;
     if (anew) ptx::barrier_invalidate(barrier);
-    ptx::barrier_init(barrier, arrivals);
+    ptx::barrier_init(barrier, arrivals_of(first + lane));
   }
   ptx::barrier_init_fence();
 }
@@ -102,6 +106,10 @@ __global__ void __launch_bounds__(num_threads, 1)
                                   : reinterpret_cast<const char*>(params.plan));
   }
   ptx::let_next_launch_start();
+  constexpr int barriers_of_warp = num_barriers / (num_threads / 32);
+  static_assert(num_barriers % (num_threads / 32) == 0);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  init_barriers(shared.barriers, warp * barriers_of_warp, barriers_of_warp, false);
   // Between phases: all rings are empty, and all CTAs have written what they had.
   const auto next_phase = [&](auto meet) {
     __syncthreads();
@@ -121,7 +129,6 @@ __global__ void __launch_bounds__(num_threads, 1)
     clear_queries(shared);
     Meeting meeting(params.counters);
     for (int phase = 0;;) {
-      init_barriers(shared.barriers, phase > 0);
       __syncthreads();
       if (phase == 0 && threadIdx.x == warpgroup) {
         ptx::wait_for_last_launch();
@@ -133,6 +140,8 @@ __global__ void __launch_bounds__(num_threads, 1)
         next_phase([&] {
           if (threadIdx.x == warpgroup) meeting.arrive(), meeting.wait();
         });
+        constexpr int mine = num_barriers / 4;
+        init_barriers(shared.barriers, warp % 4 * mine, mine, true);
         continue;
       }
       if (header.num_merges() == 0) break;

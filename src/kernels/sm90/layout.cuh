@@ -24,7 +24,7 @@ inline constexpr int tile_tokens = 64;  // of a stage
 inline constexpr int group_tokens = 8;  // rows of a swizzled tile
 inline constexpr int num_stages = 6;    // dealt to the two rings
 inline constexpr int num_narrow_slots = 6, num_wide_slots = 2;
-inline constexpr int merge_blocks = 6;  // of partials that a merging warp has under way
+inline constexpr int merge_blocks = 8;  // of partials that a merging warp has under way
 
 /// Where the elements of a stage lie: groups of 8 tokens, each of them one or two (head_dim / 64) swizzled tiles of 8
 /// tokens by 64 elements. K first, then V.

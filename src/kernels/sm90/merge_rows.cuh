@@ -1,7 +1,7 @@
 // Merging what was left partial, after all CTAs have met: out = sum_i w_i out_i with w_i = exp(lse_i - lse), over the
 // sources in the plan's order. A warp takes a few rows of one merge and KV head, whose partials lie side by side: where
-// they are is looked up once. A row's sources, and those of the next rows, are copied into the
-// stages, which are free by then, by every lane its own part: it waits for nobody else's copies.
+// they are is looked up once. A row's sources, and those of the next rows, are copied into the stages, which are free by
+// then, by every lane its own part: it waits for nobody else's copies.
 #pragma once
 
 #include <type_traits>
@@ -18,7 +18,7 @@ namespace trunkline::kernels::sm90 {
 template <class T, int head_dim, bool general>
 class MergeRows {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
-  static constexpr int block = 8;               // sources that are copied, and waited for, at once
+  static constexpr int block = 4;               // sources that are copied, and waited for, at once
   static constexpr int row_bytes = head_dim * 4, lane_bytes = vector * 4;
   static_assert(merge_warps * merge_blocks * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
 
@@ -34,6 +34,9 @@ class MergeRows {
         rows_(header.piece_rows()),
         pieces_(header.pieces()) {
     count_ = header.num_merges() * args.params.attention.num_kv_heads * pieces_.divisor;
+    if (lane() < merge_blocks) ptx::barrier_init(&barriers_[lane()], 32);
+    ptx::barrier_init_fence();
+    __syncwarp();
     find();
   }
 
@@ -126,7 +129,7 @@ class MergeRows {
     }
   }
 
-  /// Of sources [first, first + 8), some of which may be zeros; lane l knows the weight of source l of each 32.
+  /// Of sources [first, first + block), some of which may be zeros; lane l knows the weight of source l of each 32.
   __device__ __forceinline__ void add_block(int first, float weight, float& total, float (&out)[vector]) {
     ptx::barrier_wait(&barriers_[summing_.stage], summing_.parity);
     const std::uint32_t values = blocks_ + summing_.stage * block * row_bytes;
