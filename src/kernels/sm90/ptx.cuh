@@ -177,18 +177,6 @@ __device__ __forceinline__ void give_registers() {
 __device__ __forceinline__ void wait_for_last_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // --- what the compiler may not move ---
-/// Keeps what follows behind the computation of x, which is not negative: a store that never happens. Otherwise the
-/// assembler moves a wait for products before arithmetic that should run under them.
-__device__ __forceinline__ void keep_before(float x, std::uint32_t anywhere) {
-  asm volatile(
-      "{\n"
-      ".reg .pred never;\n"
-      "setp.lt.f32 never, %0, 0f00000000;\n"
-      "@never st.shared.f32 [%1], %0;\n"
-      "}" ::"f"(x),
-      "r"(anywhere)
-      : "memory");
-}
 /// An address to which constants are added in the instructions that use it, not each apart.
 template <class T>
 __device__ __forceinline__ T* known(T* pointer) {

@@ -1,8 +1,8 @@
 // The wide lane: up to 128 rows, bound by the matrix rate. Each of two warpgroups has 64 rows, with their queries,
 // scores and results in registers:
 //     S = Q K^T,    P = exp(S - reference),    O += P V.
-// The scores of a tile are issued before the values of the tile before it, so that its softmax runs under them; the
-// other warpgroup's products fill what remains.
+// The scores of a tile are issued with the values of the tile before it. While a warpgroup then works out exponentials,
+// the products of the other run.
 #pragma once
 
 #include <cfloat>
@@ -31,14 +31,15 @@ class WideConsumer {
   /// Unit after unit. One place loads queries: those of the next unit, under the last values of the one before it.
   __device__ void run() {
     std::uint32_t q[head_dim / 16][4];
-    float scores[32], out[head_dim / 2], reference[2], sum[2];
+    Probabilities p;
+    float out[head_dim / 2], reference[2], sum[2];
     bool open = false;  // the last values of the unit before are to come
     bool first = true;
 #pragma unroll 1
     for (; units_left_ >= 0; --units_left_, first = false) {
       if (units_left_ > 0) load_next_queries(q, first);
       if (open) {
-        finish(scores, out);
+        finish(p, out);
         write(shared_.wide_units[unit_.stage], out, reference, sum);
         leave_unit();
       }
@@ -47,7 +48,7 @@ class WideConsumer {
       const Unit& unit = shared_.wide_units[unit_.stage];
       open = unit.num_rows > (high_ ? 64 : 0);
       if (open) {
-        attend(unit, q, scores, out, reference, sum);
+        attend(unit, q, p, out, reference, sum);
       } else {
         skip(unit);
         leave_unit();
@@ -57,6 +58,8 @@ class WideConsumer {
 
  private:
   using Unit = WideSlot;
+  using Probabilities = std::uint32_t[2][2][4];  // of a tile, packed: by half, 16 tokens, register
+  static constexpr float headroom = 32768;       // of a lane's sum over one row of a tile: f16 holds up to 65504
 
   __device__ __forceinline__ int query_head(const Unit& unit, int row) const {
     return unit.head * args_.params.attention.group_size + args_.group.remainder(unit.row_begin + row);
@@ -157,12 +160,12 @@ class WideConsumer {
   }
 
   /// With `first`, whatever `out` holds is not added to.
-  __device__ __forceinline__ void issue_values(float (&out)[head_dim / 2], const std::uint32_t (&p)[4][4],
-                                               std::uint32_t stage, bool first) {
+  __device__ __forceinline__ void issue_values(float (&out)[head_dim / 2], const Probabilities& p, std::uint32_t stage,
+                                               bool first) {
     const std::uint64_t v = operand(stage + Layout::plane_bytes, Layout::half_bytes, Layout::group_bytes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      product<T, head_dim, 1>(out, p[i], advanced(v, i * 2 * Layout::group_bytes), i > 0 || !first);
+      product<T, head_dim, 1>(out, p[i / 2][i % 2], advanced(v, i * 2 * Layout::group_bytes), i > 0 || !first);
     }
     products_commit();
   }
@@ -197,87 +200,108 @@ class WideConsumer {
     }
   }
 
-  /// Returns whether the references moved, so that out has to be multiplied by `factor`: they do only when a score
-  /// exceeds its reference by a factor of 256. Until then the lanes of a row need not agree on its highest score.
-  __device__ __forceinline__ bool raise_reference(const float (&scores)[32], float (&reference)[2], float (&sum)[2],
-                                                  float (&factor)[2]) const {
-    constexpr float headroom = 8.0f;
-    float high[4] = {scores[0], scores[1], scores[2], scores[3]};
+  /// To each row's highest score in the unit's first tile.
+  __device__ __forceinline__ void set_reference(const float (&scores)[32], float (&reference)[2]) const {
 #pragma unroll
-    for (int i = 4; i < 32; ++i) high[i % 4] = fmaxf(high[i % 4], scores[i]);
-    high[0] = fmaxf(high[0], high[1]);
-    high[1] = fmaxf(high[2], high[3]);
-    const float excess = fmaxf(fmaf(high[0], scale_, -reference[0]), fmaf(high[1], scale_, -reference[1]));
-    const bool moves = __any_sync(~0u, excess > headroom);
-    if (moves) {
+    for (int h = 0; h < 2; ++h) reference[h] = fmaxf(-FLT_MAX, highest(scores, h) * scale_);
+  }
+  /// Of row h of the two that a lane has a part of.
+  static __device__ __forceinline__ float highest(const float (&scores)[32], int h) {
+    float high[2] = {scores[2 * h], scores[2 * h + 1]};
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 1));
-        high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 2));
-        const float moved = fmaxf(reference[h], high[h] * scale_);
-        factor[h] = ptx::exp2(reference[h] - moved);
-        reference[h] = moved;
-        sum[h] *= factor[h];
-      }
+    for (int i = 4; i < 32; i += 4) {
+      high[i / 4 % 2] = fmaxf(high[i / 4 % 2], fmaxf(scores[i + 2 * h], scores[i + 2 * h + 1]));
     }
-    return moves;
+    float all = fmaxf(high[0], high[1]);
+    all = fmaxf(all, __shfl_xor_sync(~0u, all, 1));
+    return fmaxf(all, __shfl_xor_sync(~0u, all, 2));
   }
 
-  /// The scores of one half of the tile's tokens become probabilities.
+  /// The scores of half of a tile's tokens as probabilities, A of the second product. The scores stay.
   template <int half>
-  __device__ __forceinline__ void exponentials(float (&scores)[32], const float (&reference)[2],
-                                               float (&sum)[2]) const {
-    float part[4];
+  __device__ __forceinline__ void exponentials(const float (&scores)[32], const float (&reference)[2], float (&sum)[2],
+                                               std::uint32_t (&p)[2][4]) const {
+    float part[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      float& x = scores[half * 16 + i];
-      x = ptx::exp2(fmaf(x, scale_, -reference[i / 2 % 2]));
-      part[i % 4] = i < 4 ? x : part[i % 4] + x;
+    for (int i = 0; i < 16; i += 2) {
+      float x[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        x[j] = ptx::exp2(fmaf(scores[half * 16 + i + j], scale_, -reference[i / 2 % 2]));
+        part[(i + j) % 4] = i < 4 ? x[j] : part[(i + j) % 4] + x[j];
+      }
+      p[i / 8][i / 2 % 4] = cuda::pack<T>(x[0], x[1]);
     }
     sum[0] += part[0] + part[1];
     sum[1] += part[2] + part[3];
   }
 
-  static __device__ __forceinline__ void pack(const float (&scores)[32], std::uint32_t (&p)[4][4]) {
+  /// Scores of the tile are so far above their references that f16, or even f32, does not hold their exponentials.
+  /// Nobody looks for the highest score of a tile before, as all that follows would wait for it. Now somebody does,
+  /// what was summed before is scaled, and the exponentials are worked out again. Rare, so short code counts: the
+  /// scores pass by in groups of four.
+  __device__ __forceinline__ void move_reference(float (&scores)[32], float (&out)[head_dim / 2], float (&reference)[2],
+                                                 float (&sum)[2], float (&added)[2], Probabilities& p) const {
+    float factor[2];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[k][i] = cuda::pack<T>(scores[k * 8 + i * 2], scores[k * 8 + i * 2 + 1]);
+    for (int h = 0; h < 2; ++h) {
+      const float moved = fmaxf(reference[h], highest(scores, h) * scale_);
+      factor[h] = ptx::exp2(reference[h] - moved);
+      reference[h] = moved;
+      sum[h] *= factor[h];
+      added[h] = 0;
     }
+#pragma unroll 1
+    for (int group = 0; group < 8; ++group) {
+      float four[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        four[i] = ptx::exp2(fmaf(scores[i], scale_, -reference[i / 2]));
+        added[i / 2] += four[i];
+      }
+      auto& words = reinterpret_cast<std::uint32_t (&)[16]>(p);
+#pragma unroll
+      for (int i = 0; i < 28; ++i) scores[i] = scores[i + 4];
+#pragma unroll
+      for (int i = 0; i < 14; ++i) words[i] = words[i + 2];
+      words[14] = cuda::pack<T>(four[0], four[1]);
+      words[15] = cuda::pack<T>(four[2], four[3]);
+    }
+#pragma unroll
+    for (int i = 0; i < head_dim / 2; ++i) out[i] *= factor[i / 2 % 2];
   }
 
   /// All but the last values. The first scores and the last values stand outside the loop: inside it there is nothing
   /// to decide but whether rows end. Their tiles do not have a loop of their own: longer code costs units of few tiles
   /// more than it saves others.
   __device__ __forceinline__ void attend(const Unit& unit, const std::uint32_t (&q)[head_dim / 16][4],
-                                         float (&scores)[32], float (&out)[head_dim / 2], float (&reference)[2],
+                                         Probabilities& p, float (&out)[head_dim / 2], float (&reference)[2],
                                          float (&sum)[2]) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) reference[h] = -FLT_MAX, sum[h] = 0;
+    for (int h = 0; h < 2; ++h) sum[h] = 0;
+    float scores[32];
     {
-      float factor[2];
       wait_keys();
       products_begin();
       issue_scores(scores, q, address_of(keys_));
       products_wait<0>();
       release_keys();
       mask<true>(unit, 0, scores);
-      raise_reference(scores, reference, sum, factor);
-      exponentials<0>(scores, reference, sum);
-      exponentials<1>(scores, reference, sum);
+      set_reference(scores, reference);
+      exponentials<0>(scores, reference, sum, p[0]);
+      exponentials<1>(scores, reference, sum, p[1]);
     }
-    const int num_tiles = unit.num_tiles, whole_tiles = min(num_tiles, unit.min_end / tile_tokens);
+    const int num_tiles = __shfl_sync(~0u, unit.num_tiles, 0);  // known to be the same in all lanes
+    const int whole_tiles = __shfl_sync(~0u, min(num_tiles, unit.min_end / tile_tokens), 0);
     bool ready = false;
     for (int tile = 1; tile < num_tiles; ++tile) {
-      attend_tile(unit, tile, tile >= whole_tiles, q, scores, out, reference, sum, ready);
+      attend_tile(unit, tile, tile >= whole_tiles, q, scores, p, out, reference, sum, ready);
     }
   }
 
-  /// The values of the unit's last tile, whose probabilities `scores` brings.
-  __device__ __forceinline__ void finish(const float (&scores)[32], float (&out)[head_dim / 2]) {
+  /// The values of the unit's last tile.
+  __device__ __forceinline__ void finish(const Probabilities& p, float (&out)[head_dim / 2]) {
     const Unit& unit = shared_.wide_units[unit_.stage];
-    std::uint32_t p[4][4];
-    pack(scores, p);
     wait_values();
     zero_beyond(unit, unit.num_tiles - 1);
     products_begin();
@@ -291,17 +315,14 @@ class WideConsumer {
     unit_.advance(num_wide_slots);
   }
 
-  /// The scores of a tile and the values of the one before it, whose probabilities `scores` brings. They are packed
-  /// here, while the stages' addresses are on their way to uniform registers.
+  /// The scores of a tile and the values of the one before it, whose probabilities `p` brings.
   ///   ends   rows may end in either tile: scores are masked, or values zeroed
   ///   ready  whether both were seen to be there, so that nothing is waited for; then the same of the next step
   __device__ __forceinline__ void attend_tile(const Unit& unit, int tile, bool ends,
                                               const std::uint32_t (&q)[head_dim / 16][4], float (&scores)[32],
-                                              float (&out)[head_dim / 2], float (&reference)[2], float (&sum)[2],
-                                              bool& ready) {
+                                              Probabilities& p, float (&out)[head_dim / 2], float (&reference)[2],
+                                              float (&sum)[2], bool& ready) {
     const std::uint32_t k_stage = address_of(keys_), v_stage = address_of(values_);
-    std::uint32_t p[4][4];
-    pack(scores, p);
     if (!ready) {
       wait_keys();
       wait_values();
@@ -318,19 +339,18 @@ class WideConsumer {
     ready = ptx::barrier_passed(&full.k_full[keys_.stage], keys_.parity) &
             ptx::barrier_passed(&full.v_full[scored.stage], scored.parity);
     if (ends) mask<false>(unit, tile, scores);
-    float factor[2];
-    const bool moves = raise_reference(scores, reference, sum, factor);
-    // The values are done before the exponentials are: their stage goes back early, and no wait follows the last one.
-    const float sum_before = sum[0];
-    exponentials<0>(scores, reference, sum);
-    ptx::keep_before(sum_before + scores[15], ptx::shared_address(&shared_));
+    // Exponentials under the values would be no faster: the other warpgroup's products run under them as it is.
     products_wait<0>();
+    products_are_in(scores);
     release_values(scored);
-    if (moves) {
-#pragma unroll
-      for (int i = 0; i < head_dim / 2; ++i) out[i] *= factor[i / 2 % 2];
+    float added[2] = {0, 0};
+    exponentials<0>(scores, reference, added, p[0]);
+    exponentials<1>(scores, reference, added, p[1]);
+    if (__any_sync(~0u, fmaxf(added[0], added[1]) > headroom)) [[unlikely]] {
+      move_reference(scores, out, reference, sum, added, p);
     }
-    exponentials<1>(scores, reference, sum);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum[h] += added[h];
   }
 
   __device__ __forceinline__ void write(const Unit& unit, const float (&out)[head_dim / 2], const float (&reference)[2],
