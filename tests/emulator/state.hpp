@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <random>
 #include <span>
 #include <vector>
@@ -16,6 +17,8 @@
 namespace trunkline::emulator {
 
 using Work = std::function<void()>;
+/// Empty when done.
+using Copies = std::vector<std::shared_ptr<Work>>;
 struct Cta;
 struct Warp;
 
@@ -27,8 +30,8 @@ struct Thread {
   const char* waits_for = "its start";
   Place place = Place::current();
   bool done = false;
-  std::vector<Work> copies;                   // cp.async, of the open group
-  std::deque<std::vector<Work>> copy_groups;  // closed ones; empty ones have been done
+  Copies copies;                   // cp.async, of the open group
+  std::deque<Copies> copy_groups;  // closed ones
   std::vector<Product> products;              // of the open group
   bool products_begun = false;
 };

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -111,6 +112,8 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __log2f(float x) { return log2f(x); }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
+inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 
 // --- the host's side: what the runtime knows of any kernel here ---
 template <class... Parameters>

@@ -9,18 +9,22 @@
 
 namespace trunkline::kernels::cuda {
 
-inline void copy_async_16(std::uint32_t destination, const void* source, bool read,
-                          emulator::Place place = emulator::Place::current()) {
-  std::byte* const to = emulator::shared_memory(destination, 16, place);
-  if (read && reinterpret_cast<std::uintptr_t>(source) % 16 != 0) emulator::fail("misaligned", place);
+template <int bytes>
+void copy_async(std::uint32_t destination, const void* source, bool read, emulator::Place place) {
+  std::byte* const to = emulator::shared_memory(destination, bytes, place);
+  if (read && reinterpret_cast<std::uintptr_t>(source) % bytes != 0) emulator::fail("misaligned", place);
   emulator::start_copy([to, source, read] {
     if (read) {
-      std::memcpy(to, source, 16);
-      emulator::note_read(source, 16);
+      std::memcpy(to, source, bytes);
+      emulator::note_read(source, bytes);
     } else {
-      std::memset(to, 0, 16);
+      std::memset(to, 0, bytes);
     }
   });
+}
+inline void copy_async_16(std::uint32_t destination, const void* source, bool read,
+                          emulator::Place place = emulator::Place::current()) {
+  copy_async<16>(destination, source, read, place);
 }
 inline void commit_copies() { emulator::commit_copies(); }
 inline void wait_copies(int pending) { emulator::wait_copies(pending); }

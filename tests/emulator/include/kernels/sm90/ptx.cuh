@@ -34,6 +34,9 @@ inline void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes, Place pl
   emulator::barrier_expect(barrier, bytes, place);
   emulator::barrier_arrive(barrier, place);
 }
+inline void barrier_arrive_behind_copies(std::uint64_t* barrier, Place place = Place::current()) {
+  emulator::arrive_behind_copies(barrier, place);
+}
 /// It may say no when the answer is yes: the other lanes see that a moment later.
 inline bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current()) {
   return emulator::barrier_passed(barrier, parity, place) && emulator::draw(64) != 0;
@@ -58,26 +61,21 @@ inline void load_rows(void* to, const CUtensorMap* map, std::uint64_t* barrier, 
                       Place place = Place::current()) {
   emulator::start_box(to, map, barrier, {c0, c1, c2, c3}, place);
 }
-inline void load_bytes(void* to, const void* from, std::uint32_t bytes, std::uint64_t* barrier,
-                       Place place = Place::current()) {
-  if (bytes == 0 || bytes % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0 ||
-      shared_address(to) % 16 != 0) {
-    emulator::fail("misaligned", place);
-  }
-  emulator::shared_address(static_cast<const std::byte*>(to) + bytes - 1, place);  // ends in shared memory
-  const auto copy = [=] {
-    std::memcpy(to, from, bytes);
-    emulator::note_read(from, bytes);
-  };
-  emulator::start_bulk_copy(copy, barrier, bytes, place);
-}
+inline void prefetch(const void*) {}
 inline void prefetch_map(const CUtensorMap*) {}
 inline void copy_16(std::uint32_t to, const void* from, bool valid) { cuda::copy_async_16(to, from, valid); }
+template <int bytes>
+void copy_own(std::uint32_t to, const void* from, bool valid, Place place = Place::current()) {
+  cuda::copy_async<bytes>(to, from, valid, place);
+}
+template <int count>
+void load(std::uint32_t from, float (&to)[count], Place place = Place::current()) {
+  std::memcpy(to, emulator::shared_memory(from, sizeof(to), place), sizeof(to));
+}
 inline void store_16(std::uint32_t to, const std::uint32_t (&words)[4], Place place = Place::current()) {
   std::memcpy(emulator::shared_memory(to, 16, place), words, 16);
 }
 inline void fence_async() {}
-inline void fence_async_global() {}
 
 // --- roles ---
 template <int registers>
@@ -89,7 +87,6 @@ void give_registers() {}
 inline void wait_for_last_launch() {}
 
 // --- what the compiler may not move ---
-inline void keep_before(float, std::uint32_t) {}
 template <class T>
 T* known(T* pointer) {
   return pointer;
