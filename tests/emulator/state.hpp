@@ -32,7 +32,7 @@ struct Thread {
   bool done = false;
   Copies copies;                   // cp.async, of the open group
   std::deque<Copies> copy_groups;  // closed ones
-  std::vector<Product> products;              // of the open group
+  std::vector<Product> products;   // of the open group
   bool products_begun = false;
 };
 

@@ -1,7 +1,7 @@
 // Merging what was left partial, after all CTAs have met: out = sum_i w_i out_i with w_i = exp(lse_i - lse), over the
 // sources in the plan's order. A warp takes a few rows of one merge and KV head, whose partials lie side by side: where
-// they are is looked up once. A row's sources, and those of the next rows, are copied into the stages, which are free by
-// then, by every lane its own part: it waits for nobody else's copies.
+// they are is looked up once. A row's sources, and those of the next rows, are copied into the stages, which are free
+// by then, by every lane its own part: it waits for nobody else's copies.
 #pragma once
 
 #include <type_traits>

@@ -274,9 +274,8 @@ class WideConsumer {
   /// All but the last values. The first scores and the last values stand outside the loop: inside it there is nothing
   /// to decide but whether rows end. Their tiles do not have a loop of their own: longer code costs units of few tiles
   /// more than it saves others.
-  __device__ __forceinline__ void attend(const Unit& unit, const std::uint32_t (&q)[head_dim / 16][4],
-                                         Probabilities& p, float (&out)[head_dim / 2], float (&reference)[2],
-                                         float (&sum)[2]) {
+  __device__ __forceinline__ void attend(const Unit& unit, const std::uint32_t (&q)[head_dim / 16][4], Probabilities& p,
+                                         float (&out)[head_dim / 2], float (&reference)[2], float (&sum)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) sum[h] = 0;
     float scores[32];
