@@ -65,8 +65,9 @@ struct Plan {
 
   /// Where the modelled time goes, in seconds.
   struct Model {
-    double seconds = 0;         // the whole launch
-    double read_seconds = 0;    // KV bytes over the read bandwidth, a lower bound of the items' time
+    double seconds = 0;  // the whole launch
+    /// KV bytes over the read bandwidth, a lower bound of the items' time. Row tiles of the same tokens read them once.
+    double read_seconds = 0;
     double item_seconds = 0;    // the items, lanes put together; summed over phases like the next two
     double wide_seconds = 0;    // the busiest worker's wide lane
     double narrow_seconds = 0;  // the busiest worker's narrow lane

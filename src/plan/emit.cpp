@@ -55,7 +55,7 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
     const Tile& tile = tiles[t];
     if (tile.num_pieces == 0) continue;
     const auto phase = static_cast<std::size_t>(groups[tile.group].phase);
-    phase_tokens_[phase] += tile.num_tokens();
+    phase_tokens_[phase] += tile.read_tokens;
     const int list = cost.lanes_overlap() ? tile.lane : 0;
     shares_[phase * num_lanes + list].members.push_back(static_cast<std::int32_t>(t));
   }
@@ -282,7 +282,7 @@ void Emitter::model(const Forest& forest, const Rows& rows, const CostModel& cos
   Plan::Model& m = plan.model;
   m.kv_bytes = static_cast<std::int64_t>(totals.kv_tokens * cost.kv_bytes() * cost.num_heads());
   m.operations = row_tokens * cost.operations() * cost.num_heads();
-  m.read_seconds = cost.read_seconds(totals.kv_tokens);
+  m.read_seconds = cost.read_seconds(totals.read_tokens);
 
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
   for (std::size_t phase = 0; phase < num_phases_; ++phase) {

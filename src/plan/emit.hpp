@@ -36,7 +36,7 @@ class Emitter {
   Balance balance_;
   std::size_t num_phases_ = 0;
   std::vector<Share> shares_;           // [phase][lane]; both lanes in lane 0 where they do not overlap
-  std::vector<double> phase_tokens_;    // KV tokens that a phase reads, per head
+  std::vector<double> phase_tokens_;    // KV tokens that a phase reads from memory, per head
   std::vector<std::int32_t> partials_;  // per piece of a tile: its first partial row, or -1
   std::vector<std::int64_t> layer_next_;
   std::vector<std::int32_t> open_;     // groups that cover the current row, from the first position on

@@ -54,6 +54,7 @@ struct Tile {
   std::int32_t group;
   std::int32_t row_begin, num_rows;
   std::int32_t token_begin, token_end;  // equal: its rows see nothing of the group
+  std::int32_t read_tokens;             // beyond those that a tile before it of its group reads
   std::int32_t first_end;               // the least visible end of its rows
   std::int32_t lane;
   std::int32_t num_pieces;
@@ -74,6 +75,7 @@ struct Tile {
 struct TileTotals {
   std::vector<std::array<double, num_lanes>> phase_seconds;  // unsplit, of one head
   double kv_tokens = 0;
+  double read_tokens = 0;  // from memory: those that several row tiles of a group see count once
   double merged_rows = 0;
 };
 

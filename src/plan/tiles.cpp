@@ -5,17 +5,18 @@
 namespace trunkline::plan {
 namespace {
 
-// The costs that depend on a tile's rows alone, which are the same for most tiles of a batch.
+// The costs that depend on the rows of a tile and of its group alone, which are the same for most tiles of a batch.
 class RowsCost {
  public:
   explicit RowsCost(const CostModel& cost) : cost_(cost) {}
 
-  void price(Tile& tile) {
-    if (tile.num_rows != rows_) {
+  void price(Tile& tile, std::int32_t tiles) {
+    if (tile.num_rows != rows_ || tiles != tiles_) {
       rows_ = tile.num_rows;
+      tiles_ = tiles;
       lane_ = cost_.lane_of(rows_);
       item_seconds_ = cost_.item_seconds(lane_);
-      token_seconds_ = cost_.token_seconds(lane_, rows_);
+      token_seconds_ = cost_.token_seconds(lane_, rows_, tiles);
       partial_seconds_ = rows_ * cost_.partial_row_seconds();
     }
     tile.lane = lane_;
@@ -27,7 +28,7 @@ class RowsCost {
 
  private:
   const CostModel& cost_;
-  std::int32_t rows_ = -1;
+  std::int32_t rows_ = -1, tiles_ = 0;
   int lane_ = 0;
   double item_seconds_ = 0, token_seconds_ = 0, partial_seconds_ = 0;
 };
@@ -38,12 +39,14 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
                std::vector<Group>& groups, std::vector<Tile>& tiles, TileTotals& totals) {
   tiles.clear();
   totals.phase_seconds.clear();
-  totals.kv_tokens = totals.merged_rows = 0;
+  totals.kv_tokens = totals.read_tokens = totals.merged_rows = 0;
   RowsCost rows_cost(cost);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     Group& group = groups[g];
     group.tile_begin = static_cast<std::int32_t>(tiles.size());
     const auto phase = static_cast<std::size_t>(group.phase);
+    const std::int32_t count = ceil_div(group.row_end - group.row_begin, group.tile_height);
+    std::int32_t read_end = group.token_begin;
     for (std::int32_t row = group.row_begin; row < group.row_end; row += group.tile_height) {
       Tile& tile = tiles.emplace_back();
       tile.group = static_cast<std::int32_t>(g);
@@ -62,11 +65,14 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
       }
       tile.num_pieces = tile.num_tokens() > 0;
       tile.merged = group.parent >= 0 || row + tile.num_rows > group.own_row_end;
-      rows_cost.price(tile);
+      tile.read_tokens = std::max(tile.token_end - read_end, 0);
+      read_end += tile.read_tokens;
+      rows_cost.price(tile, count);
       if (tile.num_pieces == 0) continue;
       if (phase >= totals.phase_seconds.size()) totals.phase_seconds.resize(phase + 1, {0, 0});
       totals.phase_seconds[phase][tile.lane] += tile.uncut_seconds;
       totals.kv_tokens += tile.num_tokens();
+      totals.read_tokens += tile.read_tokens;
       if (tile.merged) totals.merged_rows += tile.num_rows;
     }
     group.tile_count = static_cast<std::int32_t>(tiles.size()) - group.tile_begin;
@@ -77,7 +83,7 @@ double lower_bound(const TileTotals& totals, const CostModel& cost) {
   const double units_per_worker = static_cast<double>(cost.num_heads()) / cost.num_workers();
   double items = 0;
   for (const auto& [wide, narrow] : totals.phase_seconds) items += units_per_worker * cost.together(wide, narrow);
-  return cost.launch_seconds() + std::max(items, cost.read_seconds(totals.kv_tokens)) +
+  return cost.launch_seconds() + std::max(items, cost.read_seconds(totals.read_tokens)) +
          totals.merged_rows * cost.partial_row_seconds() * units_per_worker;
 }
 
