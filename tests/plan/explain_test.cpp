@@ -67,6 +67,16 @@ TEST(Explain, ModelledPartsAddUp) {
   }
 }
 
+TEST(Explain, RowTilesOfTheSameTokensReadMemoryOnce) {
+  // 256 rows of a KV head are two row tiles: both read the shared tokens, the second one from the cache.
+  constexpr double shared = 16384, own = 64 * 16, token_bytes = 2 * 128 * 2 * 8;
+  const Plan::Model m = h200_plan(prefix_forest(64, 16384, 16, 16), Strategy::two_phase).model;
+  EXPECT_EQ(static_cast<double>(m.kv_bytes), (2 * shared + own) * token_bytes);
+  EXPECT_DOUBLE_EQ(m.read_seconds, (shared + own) * token_bytes / DeviceSpec::h200().read_bandwidth);
+  const double twice = 2 * shared * token_bytes / DeviceSpec::h200().read_bandwidth;
+  EXPECT_LT(m.wide_seconds, 1.05 * twice) << "products, and partials; memory twice would make it 1.17";
+}
+
 TEST(Explain, SaysWhatWasGivenBackAndShed) {
   const Forest small = prefix_forest(256, 16, 512, 16);
   EXPECT_THAT(h200_plan(small).explain(small), HasSubstr("given back"));
