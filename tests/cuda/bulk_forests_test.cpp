@@ -11,9 +11,9 @@ namespace {
 constexpr int num_cases = 50;  // per seed
 
 const std::vector<int> page_sizes{1, 2, 3, 5, 8, 12, 16, 24, 32, 64, 100, 128, 256, 1024};
-const std::vector<Pattern> patterns{Pattern::normal,    Pattern::normal,  Pattern::doubled,    Pattern::positive,
-                                    Pattern::uniform,   Pattern::small,   Pattern::large,      Pattern::large_scores,
-                                    Pattern::far_below, Pattern::large_v, Pattern::half_masked};
+const std::vector<Pattern> patterns{Pattern::normal,    Pattern::normal,  Pattern::doubled,     Pattern::positive,
+                                    Pattern::uniform,   Pattern::small,   Pattern::large,       Pattern::large_scores,
+                                    Pattern::far_below, Pattern::large_v, Pattern::half_masked, Pattern::rising};
 
 Choices choices(std::vector<int> head_dims) {
   Choices result;

@@ -130,7 +130,8 @@ INSTANTIATE_TEST_SUITE_P(Short, CudaValues,
                          testing::Combine(testing::Values(Pattern::identity_v, Pattern::large, Pattern::negative,
                                                           Pattern::ones, Pattern::positive, Pattern::small,
                                                           Pattern::uniform, Pattern::zero_v, Pattern::large_scores,
-                                                          Pattern::large_v, Pattern::far_below, Pattern::half_masked),
+                                                          Pattern::large_v, Pattern::far_below, Pattern::half_masked,
+                                                          Pattern::rising),
                                           testing::Values(DType::float16, DType::bfloat16)));
 TEST_P(CudaValues, FewAndManyRows) {
   const auto [pattern, dtype] = GetParam();

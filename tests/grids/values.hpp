@@ -27,6 +27,7 @@ enum class Pattern : std::uint8_t {
   large_v,       // q and K normal, V normal times 1e4: up to the end of f16
   far_below,     // q positive, K negative, both times 100: every score is about -7e4 at head_dim 128; V normal
   half_masked,   // q positive, K normal or, every other token, about -1e4: scores as a mask that is added gives them
+  rising,        // q positive, K higher from 64 tokens to 64: scores grow by about 2^20, more than f16 holds at once
 };
 const char* to_string(Pattern pattern);
 
