@@ -4,8 +4,6 @@
 // by then, by every lane its own part: it waits for nobody else's copies.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/arguments.hpp"

@@ -58,8 +58,8 @@ class WideConsumer {
 
  private:
   using Unit = WideSlot;
-  using Probabilities = std::uint32_t[2][2][4];  // of a tile, packed: by half, 16 tokens, register
-  static constexpr float headroom = 32768;       // of a lane's sum over one row of a tile: f16 holds up to 65504
+  using Probabilities = std::uint32_t[4][4];  // of a tile, packed: by 16 tokens
+  static constexpr float headroom = 32768;    // of a lane's sum over one row of a tile: f16 holds up to 65504
 
   __device__ __forceinline__ int query_head(const Unit& unit, int row) const {
     return unit.head * args_.params.attention.group_size + args_.group.remainder(unit.row_begin + row);
@@ -165,7 +165,7 @@ class WideConsumer {
     const std::uint64_t v = operand(stage + Layout::plane_bytes, Layout::half_bytes, Layout::group_bytes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      product<T, head_dim, 1>(out, p[i / 2][i % 2], advanced(v, i * 2 * Layout::group_bytes), i > 0 || !first);
+      product<T, head_dim, 1>(out, p[i], advanced(v, i * 2 * Layout::group_bytes), i > 0 || !first);
     }
     products_commit();
   }
@@ -217,23 +217,25 @@ class WideConsumer {
     return fmaxf(all, __shfl_xor_sync(~0u, all, 2));
   }
 
-  /// The scores of half of a tile's tokens as probabilities, A of the second product. The scores stay.
-  template <int half>
+  /// The scores as probabilities, A of the second product, and their sums, half a tile at a time. The scores stay.
   __device__ __forceinline__ void exponentials(const float (&scores)[32], const float (&reference)[2], float (&sum)[2],
-                                               std::uint32_t (&p)[2][4]) const {
-    float part[4] = {0, 0, 0, 0};
+                                               Probabilities& p) const {
 #pragma unroll
-    for (int i = 0; i < 16; i += 2) {
-      float x[2];
+    for (int half = 0; half < 32; half += 16) {
+      float part[4];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        x[j] = ptx::exp2(fmaf(scores[half * 16 + i + j], scale_, -reference[i / 2 % 2]));
-        part[(i + j) % 4] = i < 4 ? x[j] : part[(i + j) % 4] + x[j];
+      for (int i = 0; i < 16; i += 2) {
+        float x[2];
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          x[j] = ptx::exp2(fmaf(scores[half + i + j], scale_, -reference[i / 2 % 2]));
+          part[(i + j) % 4] = i < 4 ? x[j] : part[(i + j) % 4] + x[j];
+        }
+        p[(half + i) / 8][i / 2 % 4] = cuda::pack<T>(x[0], x[1]);
       }
-      p[i / 8][i / 2 % 4] = cuda::pack<T>(x[0], x[1]);
+      sum[0] += part[0] + part[1];
+      sum[1] += part[2] + part[3];
     }
-    sum[0] += part[0] + part[1];
-    sum[1] += part[2] + part[3];
   }
 
   /// Scores of the tile are so far above their references that f16, or even f32, does not hold their exponentials.
@@ -287,8 +289,7 @@ class WideConsumer {
       release_keys();
       mask<true>(unit, 0, scores);
       set_reference(scores, reference);
-      exponentials<0>(scores, reference, sum, p[0]);
-      exponentials<1>(scores, reference, sum, p[1]);
+      exponentials(scores, reference, sum, p);
     }
     const int num_tiles = __shfl_sync(~0u, unit.num_tiles, 0);  // known to be the same in all lanes
     const int whole_tiles = __shfl_sync(~0u, min(num_tiles, unit.min_end / tile_tokens), 0);
@@ -343,8 +344,7 @@ class WideConsumer {
     products_are_in(scores);
     release_values(scored);
     float added[2] = {0, 0};
-    exponentials<0>(scores, reference, added, p[0]);
-    exponentials<1>(scores, reference, added, p[1]);
+    exponentials(scores, reference, added, p);
     if (__any_sync(~0u, fmaxf(added[0], added[1]) > headroom)) [[unlikely]] {
       move_reference(scores, out, reference, sum, added, p);
     }
