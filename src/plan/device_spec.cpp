@@ -5,10 +5,10 @@ namespace trunkline {
 
 // Fitted to cold times of the Hopper kernel, every strategy, on the grids of decode, ChunkAttention, Hydragen, the
 // ThunderKittens port and small batches: 150 of them at commit df206e1; what is fixed (launch, phase, items) again to
-// 170 when the kernel's start, merges and wide loop had become shorter. What `auto` is modelled at beside what it takes
-// stands in docs/benchmarks/hopper_decode.json. A cold run includes what the model does not see apart: the launch and
-// the chains of loads at the start, behind an emptied L2. Unshared reads of the same pages come from L2 in part too:
-// the model takes them for 1.3 to 1.8 times as long as they are.
+// 170 when the kernel's start, merges and wide loop had become shorter. What `auto` was modelled at beside what it
+// took, at the commit that it names, stands in docs/benchmarks/hopper_decode.json. A cold run includes what the model
+// does not see apart: the launch and the chains of loads at the start, behind an emptied L2. Unshared reads of the same
+// pages come from L2 in part too: the model takes them for 1.3 to 1.8 times as long as they are.
 DeviceSpec DeviceSpec::h200() {
   DeviceSpec spec;
   spec.name = "NVIDIA H200";

@@ -45,7 +45,7 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
     Group& group = groups[g];
     group.tile_begin = static_cast<std::int32_t>(tiles.size());
     const auto phase = static_cast<std::size_t>(group.phase);
-    const std::int32_t count = ceil_div(group.row_end - group.row_begin, group.tile_height);
+    group.tile_count = ceil_div(group.row_end - group.row_begin, group.tile_height);
     std::int32_t read_end = group.token_begin;
     for (std::int32_t row = group.row_begin; row < group.row_end; row += group.tile_height) {
       Tile& tile = tiles.emplace_back();
@@ -67,7 +67,7 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
       tile.merged = group.parent >= 0 || row + tile.num_rows > group.own_row_end;
       tile.read_tokens = std::max(tile.token_end - read_end, 0);
       read_end += tile.read_tokens;
-      rows_cost.price(tile, count);
+      rows_cost.price(tile, group.tile_count);
       if (tile.num_pieces == 0) continue;
       if (phase >= totals.phase_seconds.size()) totals.phase_seconds.resize(phase + 1, {0, 0});
       totals.phase_seconds[phase][tile.lane] += tile.uncut_seconds;
@@ -75,7 +75,6 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
       totals.read_tokens += tile.read_tokens;
       if (tile.merged) totals.merged_rows += tile.num_rows;
     }
-    group.tile_count = static_cast<std::int32_t>(tiles.size()) - group.tile_begin;
   }
 }
 
