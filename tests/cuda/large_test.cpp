@@ -84,6 +84,8 @@ class CudaChains : public testing::TestWithParam<std::tuple<int, Strategy, bool>
 INSTANTIATE_TEST_SUITE_P(Depths, CudaChains,
                          testing::Combine(testing::Values(20, 100, 300), testing::ValuesIn(every_strategy),
                                           testing::Bool()));
+/// Merges of more sources than a warp has lanes.
+INSTANTIATE_TEST_SUITE_P(Short, CudaChains, testing::Values(std::tuple(70, Strategy::automatic, true)));
 TEST_P(CudaChains, OfSmallNodes) {
   const auto [depth, strategy, free_of_costs] = GetParam();
   std::vector<Prefix> prefixes;

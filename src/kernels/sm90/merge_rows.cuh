@@ -90,7 +90,8 @@ class MergeRows {
     }
   }
 
-  /// This lane's of sources [first, first + 32); after the last one, anything.
+  /// This lane's of sources [first, first + 32); after the last one, anything. By all lanes: the header is spread over
+  /// them.
   __device__ __forceinline__ int source(const Piece& piece, int first) const {
     const auto* const sources = cuda::plan_array<std::int32_t>(args_.params.plan, header_.merge_sources());
     return first + lane() < piece.num_sources ? __ldg(sources + piece.source_begin + first + lane()) : 0;
@@ -145,8 +146,8 @@ class MergeRows {
 
   /// This lane's of sources [first, first + 32). Around L1: other SMs wrote them during this launch.
   __device__ __forceinline__ float log_sum_exp(const Piece& piece, int row, int first) const {
+    const int from = piece.num_sources > 32 ? source(piece, first) : piece.source;  // by all lanes
     if (row >= piece.num_rows || first + lane() >= piece.num_sources) return -INFINITY;
-    const int from = piece.num_sources > 32 ? source(piece, first) : piece.source;
     return __ldcg(args_.params.attention.partial_lse + partial(piece, row, from));
   }
   __device__ __forceinline__ int partial(const Piece& piece, int row, int source) const {

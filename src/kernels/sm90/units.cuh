@@ -10,7 +10,8 @@ namespace trunkline::kernels::sm90 {
 
 /// The plan's header, a word per lane of a warp, read where it is used: when a phase ends, and by one warp at the
 /// start, which brings it into the caches. A plain read of a field would be moved to the start, where every warp waits
-/// for it before all else, as the compiler wants what is the same in all lanes in a uniform register at once.
+/// for it before all else, as the compiler wants what is the same in all lanes in a uniform register at once. So every
+/// field is asked for by all lanes of the warp together.
 class Header {
  public:
   __device__ explicit Header(const PlanHeader* plan)
