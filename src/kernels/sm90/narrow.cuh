@@ -44,9 +44,8 @@ class NarrowConsumer {
     static constexpr int columns = N / 4;  // rows of the batch that a thread has a part of: two per 8
     float out[halves][N / 2];
     float reference[columns], sum[columns];  // base 2; sums over this thread's tokens
-    float last_reference[columns];           // of the unit before, which is written when its last values are in
     int tile;
-    bool unwritten;  // there is such a unit
+    bool unwritten;  // the unit before is written when its last values are in
   };
 
   /// Unit after unit of up to N rows, until the stream ends or the width changes.
@@ -199,24 +198,32 @@ class NarrowConsumer {
     done_.advance(ring_size_);
   }
 
-  /// Zeroes the values from `first` on: a probability of 0 does not undo a NaN.
+  /// Zeroes the values from `first` on: a probability of 0 does not undo a NaN. Whole rows, so that the swizzle, which
+  /// moves what is within one, does not matter.
   static __device__ __forceinline__ void zero_tokens(std::uint8_t* v, int first) {
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x % warpgroup); i < (tile_tokens - first) * (head_dim / 8);
-         i += warpgroup) {
-      const int token = first + i / (head_dim / 8), chunk = i % (head_dim / 8);
-      *reinterpret_cast<uint4*>(v + token / 8 * Layout::group_bytes + chunk / 8 * Layout::half_bytes + token % 8 * 128 +
-                                chunk % 8 * 16) = make_uint4(0, 0, 0, 0);
+    constexpr int chunks = head_dim / 8, tokens_at_once = warpgroup / chunks;
+    const int thread = static_cast<int>(threadIdx.x % warpgroup), chunk = thread % chunks, token = thread / chunks;
+    std::uint8_t* const to = v + token / group_tokens * Layout::group_bytes + chunk / 8 * Layout::half_bytes +
+                             token % group_tokens * 128 + chunk % 8 * 16;
+#pragma unroll
+    for (int at = 0; at < tile_tokens; at += tokens_at_once) {
+      if (at + token >= first) {
+        *reinterpret_cast<uint4*>(to + at / group_tokens * Layout::group_bytes) = make_uint4(0, 0, 0, 0);
+      }
     }
   }
 
   template <int N>
   __device__ __forceinline__ void mask(const Slot& unit, int begin, float (&scores)[N / 2]) {
-    const int token = begin + warp() * 16 + lane() / 4;
+    const int token = begin + warp() * 16 + lane() / 4, lead = unit.lead;
+    int ends[State<N>::columns];
+#pragma unroll
+    for (int c = 0; c < State<N>::columns; ++c) ends[c] = unit.row_end[row_of(c)];
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
       const int at = token + i / 2 % 2 * 8;
-      if (at < unit.lead || at >= unit.row_end[row_of(column(i))]) scores[i] = -INFINITY;
+      const int seen = static_cast<int>(at >= lead) & static_cast<int>(at < ends[column(i)]);  // && would branch
+      scores[i] = seen != 0 ? scores[i] : -INFINITY;
     }
   }
 
@@ -312,45 +319,61 @@ class NarrowConsumer {
   /// The sums of the unit whose last values are on their way, to all warps.
   template <int N>
   __device__ __forceinline__ void hand_over_sums(State<N>& state) {
+    const int slot = unwritten_.stage % 2;
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
-      state.last_reference[c] = state.reference[c];
 #pragma unroll
       for (int x = 4; x < 32; x *= 2) state.sum[c] += __shfl_xor_sync(~0u, state.sum[c], x);
-      if (lane() < 4) shared_.narrow_sums[unwritten_.stage % 2][row_of(c)][warp()] = state.sum[c];
+      if (lane() < 4) {
+        shared_.narrow_sums[slot][row_of(c)][warp()] = state.sum[c];
+        shared_.narrow_references[slot][row_of(c)] = state.reference[c];
+      }
     }
   }
   static_assert(num_narrow_slots % 2 == 0);
 
-  /// After a barrier after hand_over_sums, and with the last values in.
+  /// After a barrier after hand_over_sums, and with the last values in. Every short unit waits for this code, so that
+  /// it has few branches and each warp takes the log-sum-exp of a column of its own.
   template <int N>
-  __device__ __forceinline__ void write_unit(const State<N>& state) {
+  __device__ __forceinline__ void write_unit(State<N>& state) {
+    constexpr int columns = State<N>::columns;
     const Slot& unit = slot(unwritten_);
-#pragma unroll
-    for (int c = 0; c < State<N>::columns; ++c) {
-      const int row = row_of(c);
-      const bool valid = row < unit.num_rows;
+    const int num_rows = unit.num_rows, d = warp() * 16 + lane() / 4;
+    const auto sum_of = [&](int row) {
       const float4 sums = *reinterpret_cast<const float4*>(shared_.narrow_sums[unwritten_.stage % 2][row]);
-      const float sum = sums.x + sums.y + sums.z + sums.w;
-      const float factor = sum > 0 ? __fdividef(1, sum) : 0;
-      const RowTarget to = unit.to[row];
-      const int i = c / 2 * 4 + c % 2, d = warp() * 16 + lane() / 4;
-      if (unit.partial_begin >= 0) {
-        float* const partial = static_cast<float*>(to.out) + d;
+      return sums.x + sums.y + sums.z + sums.w;
+    };
+    void* out[columns];
+#pragma unroll
+    for (int c = 0; c < columns; ++c) {
+      const float sum = sum_of(row_of(c)), factor = sum > 0 ? __fdividef(1, sum) : 0;
+      out[c] = unit.to[row_of(c)].out;
+#pragma unroll
+      for (int h = 0; h < halves; ++h) {
+        state.out[h][c / 2 * 4 + c % 2] *= factor;
+        state.out[h][c / 2 * 4 + c % 2 + 2] *= factor;
+      }
+    }
+    const auto store = [&]<class Element>(Element (*rounded)(float)) {
+#pragma unroll
+      for (int c = 0; c < columns; ++c) {
+        auto* const to = static_cast<Element*>(out[c]) + d;
+        const int i = c / 2 * 4 + c % 2;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
-          ptx::store_if(valid, partial + h * 64, state.out[h][i] * factor);
-          ptx::store_if(valid, partial + h * 64 + 8, state.out[h][i + 2] * factor);
-        }
-      } else if (valid) {
-        T* const out = static_cast<T*>(to.out) + d;
-#pragma unroll
-        for (int h = 0; h < halves; ++h) {
-          store_element(out + h * 64, state.out[h][i] * factor);
-          store_element(out + h * 64 + 8, state.out[h][i + 2] * factor);
+          ptx::store_if(row_of(c) < num_rows, to + h * 64, rounded(state.out[h][i]));
+          ptx::store_if(row_of(c) < num_rows, to + h * 64 + 8, rounded(state.out[h][i + 2]));
         }
       }
-      if (valid && warp() == 0 && lane() < 4) write_lse(to.lse, state.last_reference[c], sum);
+    };
+    if (unit.partial_begin >= 0) {
+      store(as_it_is);
+    } else {
+      store(rounded_bits<T>);
+    }
+    const int row = row_of(warp());  // column warp() of this lane
+    if (warp() < columns && lane() < 4 && row < num_rows) {
+      write_lse(unit.to[row].lse, shared_.narrow_references[unwritten_.stage % 2][row], sum_of(row));
     }
     __syncwarp();
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_units.empty[unwritten_.stage]);

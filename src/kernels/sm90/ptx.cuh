@@ -189,6 +189,11 @@ __device__ __forceinline__ void store_if(bool valid, float* to, float value) {
                "l"(to), "f"(value)
                : "memory");
 }
+__device__ __forceinline__ void store_if(bool valid, std::uint16_t* to, std::uint16_t value) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %0, 0;\n@p st.global.u16 [%1], %2;\n}" ::"r"(static_cast<int>(valid)),
+               "l"(to), "h"(value)
+               : "memory");
+}
 __device__ __forceinline__ void store_if(bool valid, float* to, float low, float high) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.u32 p, %0, 0;\n@p st.global.v2.f32 [%1], {%2, %3};\n}" ::"r"(static_cast<int>(valid)),

@@ -27,11 +27,14 @@ __device__ __forceinline__ void write_lse(float* to, float reference, float sum)
   if (to != nullptr) *to = sum == 0 ? -INFINITY : (reference + __log2f(sum)) * log_2;
 }
 
-/// One element; two in one 4-byte store where `aligned`.
+/// An element of a partial, and of out.
+__device__ __forceinline__ float as_it_is(float value) { return value; }
 template <class T>
-__device__ __forceinline__ void store_element(T* to, float value) {
-  *reinterpret_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(cuda::pack<T>(value, 0));
+__device__ __forceinline__ std::uint16_t rounded_bits(float value) {
+  return static_cast<std::uint16_t>(cuda::pack<T>(value, 0));
 }
+
+/// Two elements, in one 4-byte store where `aligned`.
 template <bool aligned, class T>
 __device__ __forceinline__ void store_pair(T* to, float low, float high) {
   const std::uint32_t pair = cuda::pack<T>(low, high);

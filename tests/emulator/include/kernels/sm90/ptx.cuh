@@ -91,7 +91,8 @@ template <class T>
 T* known(T* pointer) {
   return pointer;
 }
-inline void store_if(bool valid, float* to, float value) {
+template <class Element>
+void store_if(bool valid, Element* to, Element value) {
   if (valid) *to = value;
 }
 inline void store_if(bool valid, float* to, float low, float high) {
