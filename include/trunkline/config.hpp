@@ -61,7 +61,7 @@ struct DeviceSpec {
 
   std::string name;
   int num_workers = 1;           // cores or SMs that take items
-  int token_granule = 1;         // tokens are computed in multiples of this many: no item is split finer
+  int token_granule = 1;         // no item is split finer, and none takes less time than so many tokens
   Lane wide;                     // many rows per item, bound by arithmetic
   Lane narrow;                   // few rows per item, bound by bytes
   bool lanes_overlap = false;    // a worker advances both lanes at once (GPU), or one item at a time (CPU)

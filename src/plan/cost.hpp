@@ -2,8 +2,8 @@
 //
 // The unit of cost is one KV head of one item. A worker gets the W-th part of the device: of the read bandwidth (no
 // more than one worker can draw), of the lane's arithmetic rate and of the bandwidth of partials. A unit takes the
-// lane's fixed time, then per token the longer of reading K and V and of multiplying, then the time to write its
-// partial.
+// lane's fixed time, then per token, but at least for a token granule, the longer of reading K and V and of
+// multiplying, then the time to write its partial.
 #pragma once
 
 #include <algorithm>
@@ -38,6 +38,7 @@ class CostModel {
   CostModel(const DeviceSpec& device, const AttentionConfig& config)
       : num_workers_(device.num_workers),
         num_heads_(config.num_kv_heads),
+        token_granule_(device.token_granule),
         lanes_overlap_(device.lanes_overlap),
         overlap_penalty_(device.overlap_penalty),
         spec_{device.wide, device.narrow} {
@@ -85,6 +86,13 @@ class CostModel {
                     round_up(rows, spec_[lane].row_granule) * row_token_seconds_[lane]);
   }
 
+  /// Of so many tokens of one item: fewer than a granule take as long as a whole one.
+  double run_seconds(double tokens, double token_seconds) const {
+    return std::max(tokens, token_granule_) * token_seconds;
+  }
+  /// Tokens that an item of so many takes in for nothing.
+  double free_tokens(double tokens) const { return std::max(token_granule_ - tokens, 0.0); }
+
   /// Few enough rows for one item of the narrow lane.
   bool is_narrow(std::int32_t rows) const { return rows <= spec_[narrow_lane].max_rows; }
 
@@ -129,6 +137,7 @@ class CostModel {
   }
 
   int num_workers_, num_heads_;
+  double token_granule_;
   bool lanes_overlap_;
   double overlap_penalty_;
   std::array<DeviceSpec::Lane, num_lanes> spec_;

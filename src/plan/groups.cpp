@@ -110,7 +110,7 @@ void Grouping::price_nodes(const Price& price) {
   priced_ = true;
   for (const std::int32_t v : inner_) {
     State& state = states_[v];
-    state.below_token_seconds = state.ending_item_seconds = 0;
+    state.below_token_seconds = state.below_free_seconds = state.ending_item_seconds = 0;
     state.ending_end = nodes_[v].request_end;
   }
   auto inner = inner_.rbegin();
@@ -133,7 +133,15 @@ void Grouping::price_nodes(const Price& price) {
     parent.ending_end = std::min(parent.ending_end, node.request_begin);
     if (const std::int32_t n = rows_of(node); n > 0) {
       const double own = tilings_.of(n, many_tokens).token_seconds;
-      parent.below_token_seconds += leaf ? own : std::min(states_[v].below_token_seconds, own);
+      if (leaf || own <= states_[v].below_token_seconds) {
+        parent.below_token_seconds += own;
+        parent.below_free_seconds += own * cost_->free_tokens(node.num_tokens);
+      } else {
+        const State& state = states_[v];
+        parent.below_token_seconds += state.below_token_seconds;
+        parent.below_free_seconds +=
+            std::max(state.below_free_seconds - node.num_tokens * state.below_token_seconds, 0.0);
+      }
     }
   }
 }
@@ -156,7 +164,8 @@ bool Grouping::keep(const Node& node, const State& state, bool covered_above) {
 
   const double tokens = node.first_token + node.num_tokens - state.from;
   const Tiling& together = tilings_.of(rows_of(node), tokens);
-  const double saved = tokens * (state.below_token_seconds - together.token_seconds) + state.ending_item_seconds;
+  const double below = std::max(tokens * state.below_token_seconds - state.below_free_seconds, 0.0);
+  const double saved = below + state.ending_item_seconds - cost_->run_seconds(tokens, together.token_seconds);
   const double partial_rows = rows_->of(state.ending_end, node.request_end);
   const double round_trip = 2 * cost_->partial_row_seconds();
   const double per_row = covered_above ? round_trip : 2 * round_trip + cost_->merge_seconds() / max_merge_rows;

@@ -42,6 +42,7 @@ class Grouping {
   }
   struct State {                 // of an inner node
     double below_token_seconds;  // priced, per token given down, over children and requests that end here
+    double below_free_seconds;   // priced, of those tokens that short items below take in for nothing
     double ending_item_seconds;  // priced, of the items that requests ending here need if nothing is kept
     std::int32_t ending_end;     // requests [request_begin, ending_end) end in this node
     std::int32_t from;           // first position that is left to its children when decided, then to build

@@ -22,7 +22,7 @@ class RowsCost {
     tile.lane = lane_;
     tile.fixed_seconds = item_seconds_ + (tile.merged ? partial_seconds_ : 0);
     tile.partial_seconds = tile.merged ? 0 : partial_seconds_;
-    tile.run_seconds = tile.num_tokens() * token_seconds_;
+    tile.run_seconds = cost_.run_seconds(tile.num_tokens(), token_seconds_);
     tile.uncut_seconds = tile.fixed_seconds + tile.run_seconds;
   }
 

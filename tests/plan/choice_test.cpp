@@ -47,6 +47,25 @@ TEST_P(OnDevice, FourThousandSharedTokensAreKept) {
   EXPECT_EQ(tokens, forest.distinct_tokens()) << "every distinct token is read once";
 }
 
+// A tile has room for 64 tokens, however few a leaf has: tokens of the node above are free there, an item is not.
+TEST(OnTheHopperKernel, ShortLeavesTakeInTheNodesAbove) {
+  const int nodes[] = {1, 64, 256}, tokens[] = {2048, 16, 16}, whole[] = {2048, 64, 64};
+  const Planner planner(DeviceSpec::h200(), config_of(32, 32, 16));
+  const Forest short_leaves = tree_forest(nodes, tokens, 16), whole_leaves = tree_forest(nodes, whole, 16);
+  const Plan plan = planner.plan(short_leaves);
+  plan.check(short_leaves);
+  EXPECT_EQ(num_kept_shared(plan, short_leaves), 1u) << "the root alone";
+  EXPECT_EQ(num_kept_shared(planner.plan(whole_leaves), whole_leaves), 65u) << "where leaves fill their tiles";
+}
+TEST(OnTheHopperKernel, AnItemTakesAsLongAsAWholeTile) {
+  const Planner planner(DeviceSpec::h200(), config_of(32, 32, 16, Strategy::unshared));
+  const auto narrow_seconds = [&](int tokens) {
+    return planner.plan(prefix_forest(1024, 0, tokens, 16)).model.narrow_seconds;
+  };
+  EXPECT_EQ(narrow_seconds(16), narrow_seconds(64));
+  EXPECT_LT(narrow_seconds(64), narrow_seconds(80));
+}
+
 TEST_P(OnDevice, ADeepChainOfSmallNodesIsGivenBack) {
   // Two requests leave at each of 32 levels of two tokens.
   std::vector<std::int32_t> indptr{0}, pages, seq_lens;
