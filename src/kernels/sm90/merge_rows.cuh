@@ -194,7 +194,7 @@ class MergeRows {
   __device__ __forceinline__ void store(const Piece& piece, int row, float most, float total,
                                         float (&out)[vector]) const {
     const AttentionParams& a = args_.params.attention;
-    const float factor = total > 0 ? __fdividef(1, total) : 0;
+    const float factor = total > 0 ? ptx::reciprocal(total) : 0;
 #pragma unroll
     for (int v = 0; v < vector; ++v) out[v] *= factor;
     const cuda::RowPlace place{__shfl_sync(~0u, piece.q_index, row),

@@ -15,6 +15,8 @@ namespace trunkline::kernels::sm90::ptx {
 
 using cuda::exp2;
 using cuda::let_next_launch_start;
+using cuda::log2;
+using cuda::reciprocal;
 using cuda::shared_address;
 
 // --- mbarrier ---

@@ -360,7 +360,7 @@ class WideConsumer {
       sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
       const int row = first_row_ + h * 8;
       const bool valid = row < unit.num_rows;
-      const float factor = sum[h] > 0 ? __fdividef(1, sum[h]) : 0;
+      const float factor = sum[h] > 0 ? ptx::reciprocal(sum[h]) : 0;
       const RowTarget to = target_of<T>(args_.params.attention, unit.head, unit.partial_begin, row, unit.q_index[row],
                                         query_head(unit, row));
       if (unit.partial_begin >= 0) {
@@ -377,7 +377,7 @@ class WideConsumer {
         }
       }
       if (!valid) continue;
-      if (lane() % 4 == 0) write_lse(to.lse, reference[h], sum[h]);
+      if (lane() % 4 == 0 && to.lse != nullptr) *to.lse = log_sum_exp(reference[h], sum[h]);
     }
   }
 

@@ -42,5 +42,7 @@ inline float exp2(float x) {
   const float y = std::exp2(x);
   return y < FLT_MIN ? 0 : y;
 }
+inline float log2(float x) { return std::log2(x < FLT_MIN ? 0 : x); }
+inline float reciprocal(float x) { return 1 / (x < FLT_MIN ? 0 : x); }
 
 }  // namespace trunkline::kernels::cuda

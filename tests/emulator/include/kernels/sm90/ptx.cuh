@@ -17,6 +17,8 @@ namespace trunkline::kernels::sm90::ptx {
 
 using cuda::exp2;
 using cuda::let_next_launch_start;
+using cuda::log2;
+using cuda::reciprocal;
 using cuda::shared_address;
 using emulator::arrive_threads;
 using emulator::barrier_arrive;
