@@ -81,6 +81,7 @@ struct SharedMemory {
   NarrowSlot narrow_units[num_narrow_slots];
   WideSlot wide_units[num_wide_slots];
   alignas(16) float narrow_sums[2][max_narrow_rows][4];  // of two units' rows, by warp
+  float narrow_references[2][max_narrow_rows];           // what was subtracted before the exponentials they sum
   Barriers barriers;
 };
 

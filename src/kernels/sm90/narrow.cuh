@@ -44,9 +44,8 @@ class NarrowConsumer {
     static constexpr int columns = N / 4;  // rows of the batch that a thread has a part of: two per 8
     float out[halves][N / 2];
     float reference[columns], sum[columns];  // base 2; sums over this thread's tokens
-    float last_reference[columns];           // of the unit before, which is written when its last values are in
     int tile;
-    bool unwritten;  // there is such a unit
+    bool unwritten;  // the unit before is written when its last values are in
   };
 
   /// Unit after unit of up to N rows, until the stream ends or the width changes.
@@ -320,30 +319,34 @@ class NarrowConsumer {
   /// The sums of the unit whose last values are on their way, to all warps.
   template <int N>
   __device__ __forceinline__ void hand_over_sums(State<N>& state) {
+    const int slot = unwritten_.stage % 2;
 #pragma unroll
     for (int c = 0; c < State<N>::columns; ++c) {
-      state.last_reference[c] = state.reference[c];
 #pragma unroll
       for (int x = 4; x < 32; x *= 2) state.sum[c] += __shfl_xor_sync(~0u, state.sum[c], x);
-      if (lane() < 4) shared_.narrow_sums[unwritten_.stage % 2][row_of(c)][warp()] = state.sum[c];
+      if (lane() < 4) {
+        shared_.narrow_sums[slot][row_of(c)][warp()] = state.sum[c];
+        shared_.narrow_references[slot][row_of(c)] = state.reference[c];
+      }
     }
   }
   static_assert(num_narrow_slots % 2 == 0);
 
-  /// After a barrier after hand_over_sums, and with the last values in. Every short unit waits for this code: it
-  /// branches as little as can be.
+  /// After a barrier after hand_over_sums, and with the last values in. Every short unit waits for this code, so that
+  /// it has few branches and each warp takes the log-sum-exp of a column of its own.
   template <int N>
   __device__ __forceinline__ void write_unit(State<N>& state) {
     constexpr int columns = State<N>::columns;
     const Slot& unit = slot(unwritten_);
-    const int num_rows = unit.num_rows;
+    const int num_rows = unit.num_rows, d = warp() * 16 + lane() / 4;
+    const auto sum_of = [&](int row) {
+      const float4 sums = *reinterpret_cast<const float4*>(shared_.narrow_sums[unwritten_.stage % 2][row]);
+      return sums.x + sums.y + sums.z + sums.w;
+    };
     void* out[columns];
-    float lse[columns];
 #pragma unroll
     for (int c = 0; c < columns; ++c) {
-      const float4 sums = *reinterpret_cast<const float4*>(shared_.narrow_sums[unwritten_.stage % 2][row_of(c)]);
-      const float sum = sums.x + sums.y + (sums.z + sums.w), factor = sum > 0 ? ptx::reciprocal(sum) : 0;
-      lse[c] = log_sum_exp(state.last_reference[c], sum);
+      const float sum = sum_of(row_of(c)), factor = sum > 0 ? ptx::reciprocal(sum) : 0;
       out[c] = unit.to[row_of(c)].out;
 #pragma unroll
       for (int h = 0; h < halves; ++h) {
@@ -354,7 +357,7 @@ class NarrowConsumer {
     const auto store = [&]<class Element>(Element (*rounded)(float)) {
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
-        auto* const to = static_cast<Element*>(out[c]) + warp() * 16 + lane() / 4;
+        auto* const to = static_cast<Element*>(out[c]) + d;
         const int i = c / 2 * 4 + c % 2;
 #pragma unroll
         for (int h = 0; h < halves; ++h) {
@@ -368,12 +371,9 @@ class NarrowConsumer {
     } else {
       store(rounded_bits<T>);
     }
-    if (warp() == 0) {
-#pragma unroll
-      for (int c = 0; c < columns; ++c) {
-        float* const to = unit.to[row_of(c)].lse;
-        ptx::store_if(lane() < 4 && row_of(c) < num_rows && to != nullptr, to, lse[c]);
-      }
+    const int row = row_of(warp());  // column warp() of this lane
+    if (warp() < columns && lane() < 4 && row < num_rows) {
+      write_lse(unit.to[row].lse, shared_.narrow_references[unwritten_.stage % 2][row], sum_of(row));
     }
     __syncwarp();
     if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.narrow_units.empty[unwritten_.stage]);

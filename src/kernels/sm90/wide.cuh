@@ -377,7 +377,7 @@ class WideConsumer {
         }
       }
       if (!valid) continue;
-      if (lane() % 4 == 0 && to.lse != nullptr) *to.lse = log_sum_exp(reference[h], sum[h]);
+      if (lane() % 4 == 0) write_lse(to.lse, reference[h], sum[h]);
     }
   }
 
