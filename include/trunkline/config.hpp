@@ -62,6 +62,8 @@ struct DeviceSpec {
   std::string name;
   int num_workers = 1;           // cores or SMs that take items
   int token_granule = 1;         // no item is split finer, and none takes less time than so many tokens
+  int packed_rows = 1;           // KV heads of a short narrow item are taken at once, as many as have so few rows
+  int packed_tokens = 0;         // the longest of such items
   Lane wide;                     // many rows per item, bound by arithmetic
   Lane narrow;                   // few rows per item, bound by bytes
   bool lanes_overlap = false;    // a worker advances both lanes at once (GPU), or one item at a time (CPU)

@@ -122,6 +122,8 @@ Examples
       .def_rw("name", &DeviceSpec::name)
       .def_rw("num_workers", &DeviceSpec::num_workers)
       .def_rw("token_granule", &DeviceSpec::token_granule)
+      .def_rw("packed_rows", &DeviceSpec::packed_rows)
+      .def_rw("packed_tokens", &DeviceSpec::packed_tokens)
       .def_rw("wide", &DeviceSpec::wide)
       .def_rw("narrow", &DeviceSpec::narrow)
       .def_rw("lanes_overlap", &DeviceSpec::lanes_overlap)

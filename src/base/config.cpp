@@ -82,6 +82,8 @@ void AttentionConfig::validate() const {
 void DeviceSpec::validate() const {
   require(num_workers >= 1, "device.num_workers", "1 or more", num_workers);
   require(token_granule >= 1, "device.token_granule", "1 or more", token_granule);
+  require(packed_rows >= 1, "device.packed_rows", "1 or more", packed_rows);
+  require(packed_tokens >= 0, "device.packed_tokens", "0 or more", packed_tokens);
   check_lane(wide, "device.wide");
   check_lane(narrow, "device.narrow");
   require(wide.max_rows > 0 || narrow.max_rows > 0, "device.wide.max_rows", "at least one lane with rows", 0);

@@ -11,6 +11,10 @@
 
 namespace trunkline::kernels {
 
+/// Kernels that run the static schedule take several KV heads of a short item at once: as many as have so few rows
+/// together, of items of so few tokens.
+inline constexpr int packed_rows = 8, packed_tokens = 96;
+
 /// A WorkItem with its one segment: what a unit (item, KV head) of either kernel needs, in one sector.
 struct alignas(32) CudaItem {
   std::int32_t row_begin;
@@ -21,7 +25,7 @@ struct alignas(32) CudaItem {
   std::int32_t token_end;
   std::int32_t partial_begin;  // partial row of row_begin; -1: write out and lse directly
   std::int32_t first_q;        // row of q of the item's first query token, the others following; -1: they do not
-  std::int32_t pad;
+  std::int32_t heads_at_once;  // KV heads that are taken together where the schedule has them side by side, at most
 };
 
 /// The static schedule of one CTA in one phase: Plan::schedule, transposed.
@@ -34,7 +38,7 @@ struct CtaWork {
     std::uint32_t items;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
-    std::int32_t num_tiles;                     // of 64 tokens, of all its units
+    std::int32_t num_tiles;                     // of 64 tokens, of all its units, heads taken at once together
     std::int32_t other_tiles;                   // of the other lane
     std::int32_t first_pages[num_first_pages];  // of the first item, from that of token_begin on, as far as it goes
   };

@@ -3,11 +3,13 @@
 // The unit of cost is one KV head of one item. A worker gets the W-th part of the device: of the read bandwidth (no
 // more than one worker can draw), of the lane's arithmetic rate and of the bandwidth of partials. A unit takes the
 // lane's fixed time, then per token, but at least for a token granule, the longer of reading K and V and of
-// multiplying, then the time to write its partial.
+// multiplying, then the time to write its partial. KV heads of a short item that are taken at once share the fixed time
+// and the granules.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 
 #include "base/check.hpp"
@@ -39,6 +41,8 @@ class CostModel {
       : num_workers_(device.num_workers),
         num_heads_(config.num_kv_heads),
         token_granule_(device.token_granule),
+        packed_rows_(device.packed_rows),
+        packed_tokens_(device.packed_tokens),
         lanes_overlap_(device.lanes_overlap),
         overlap_penalty_(device.overlap_penalty),
         spec_{device.wide, device.narrow} {
@@ -79,6 +83,11 @@ class CostModel {
     return is_narrow(rows) ? narrow_lane : wide_lane;
   }
   double item_seconds(int lane) const { return spec_[lane].item_seconds; }
+  /// KV heads that are taken at once of an item of so many rows and tokens.
+  std::int32_t heads_at_once(std::int32_t rows, double tokens) const {
+    if (tokens > packed_tokens_ || !is_narrow(rows)) return 1;
+    return std::clamp(packed_rows_ / rows, 1, num_heads_);
+  }
   /// Of one of `tiles` row tiles of the same tokens. They run at about the same time: one reads memory, the others the
   /// last-level cache.
   double token_seconds(int lane, std::int32_t rows, std::int32_t tiles) const {
@@ -86,12 +95,13 @@ class CostModel {
                     round_up(rows, spec_[lane].row_granule) * row_token_seconds_[lane]);
   }
 
-  /// Of so many tokens of one item: fewer than a granule take as long as a whole one.
-  double run_seconds(double tokens, double token_seconds) const {
-    return std::max(tokens, token_granule_) * token_seconds;
+  /// Tokens that an item of so many takes the time of, of each head: fewer than a granule take as long as a whole one,
+  /// heads that are taken at once as whole granules together.
+  double run_tokens(std::int32_t rows, double tokens) const {
+    const double heads = heads_at_once(rows, tokens);
+    return heads > 1 ? std::ceil(heads * tokens / token_granule_) * token_granule_ / heads
+                     : std::max(tokens, token_granule_);
   }
-  /// Tokens that an item of so many takes in for nothing.
-  double free_tokens(double tokens) const { return std::max(token_granule_ - tokens, 0.0); }
 
   /// Few enough rows for one item of the narrow lane.
   bool is_narrow(std::int32_t rows) const { return rows <= spec_[narrow_lane].max_rows; }
@@ -138,6 +148,7 @@ class CostModel {
 
   int num_workers_, num_heads_;
   double token_granule_;
+  std::int32_t packed_rows_, packed_tokens_;
   bool lanes_overlap_;
   double overlap_penalty_;
   std::array<DeviceSpec::Lane, num_lanes> spec_;

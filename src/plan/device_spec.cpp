@@ -14,6 +14,8 @@ DeviceSpec DeviceSpec::h200() {
   spec.name = "NVIDIA H200";
   spec.num_workers = 132;   // SMs, one resident thread block each
   spec.token_granule = 64;  // a stage
+  spec.packed_rows = 8;     // that the narrow consumer computes at once whether they are there or not
+  spec.packed_tokens = 96;
   // Two consumer warpgroups of 64 rows each; products alone reach 785e12 (cuBLAS, 8192 cubed, random data).
   spec.wide = {.max_rows = 128, .row_granule = 64, .flops = 680e12, .item_seconds = 1.2e-6};
   // One warpgroup, 64 tokens by 8 or 16 rows: it keeps up with the memory. Its tiles form one stream, so that an item

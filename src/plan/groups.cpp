@@ -135,7 +135,7 @@ void Grouping::price_nodes(const Price& price) {
       const double own = tilings_.of(n, many_tokens).token_seconds;
       if (leaf || own <= states_[v].below_token_seconds) {
         parent.below_token_seconds += own;
-        parent.below_free_seconds += own * cost_->free_tokens(node.num_tokens);
+        parent.below_free_seconds += own * (cost_->run_tokens(n, node.num_tokens) - node.num_tokens);
       } else {
         const State& state = states_[v];
         parent.below_token_seconds += state.below_token_seconds;
@@ -163,13 +163,15 @@ bool Grouping::keep(const Node& node, const State& state, bool covered_above) {
   if (choice_.keep_all || choice_.keep_none) return choice_.keep_all;
 
   const double tokens = node.first_token + node.num_tokens - state.from;
-  const Tiling& together = tilings_.of(rows_of(node), tokens);
+  const std::int32_t num_rows = rows_of(node);
+  const Tiling& together = tilings_.of(num_rows, tokens);
+  const double own = together.item_seconds / cost_->heads_at_once(num_rows, tokens);
   const double below = std::max(tokens * state.below_token_seconds - state.below_free_seconds, 0.0);
-  const double saved = below + state.ending_item_seconds - cost_->run_seconds(tokens, together.token_seconds);
+  const double saved = below + state.ending_item_seconds - cost_->run_tokens(num_rows, tokens) * together.token_seconds;
   const double partial_rows = rows_->of(state.ending_end, node.request_end);
   const double round_trip = 2 * cost_->partial_row_seconds();
   const double per_row = covered_above ? round_trip : 2 * round_trip + cost_->merge_seconds() / max_merge_rows;
-  return saved > choice_.reluctance * (together.item_seconds + partial_rows * per_row);
+  return saved > choice_.reluctance * (own + partial_rows * per_row);
 }
 
 void Grouping::build(std::vector<Group>& groups) {

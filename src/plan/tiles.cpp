@@ -20,9 +20,10 @@ class RowsCost {
       partial_seconds_ = rows_ * cost_.partial_row_seconds();
     }
     tile.lane = lane_;
-    tile.fixed_seconds = item_seconds_ + (tile.merged ? partial_seconds_ : 0);
+    tile.fixed_seconds = item_seconds_ / cost_.heads_at_once(rows_, tile.num_tokens());
+    tile.fixed_seconds += tile.merged ? partial_seconds_ : 0;
     tile.partial_seconds = tile.merged ? 0 : partial_seconds_;
-    tile.run_seconds = cost_.run_seconds(tile.num_tokens(), token_seconds_);
+    tile.run_seconds = cost_.run_tokens(rows_, tile.num_tokens()) * token_seconds_;
     tile.uncut_seconds = tile.fixed_seconds + tile.run_seconds;
   }
 

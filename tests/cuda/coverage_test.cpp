@@ -106,6 +106,49 @@ TEST(CudaQueryTokensShort, WholePromptsAndNone) {
   expect_exact(batch, shape_of(2, 4, 128), sampled(64));
 }
 
+/// Requests of few tokens and rows, of which kernels may take several KV heads at once: (page size, query tokens,
+/// requests).
+class CudaShortItems : public testing::TestWithParam<std::tuple<int, int, int>> {
+ protected:
+  /// Of lengths up to a little more than two tiles, every one where there are 140 requests.
+  static Batch batch() {
+    const auto [page_size, qo_len, num_requests] = GetParam();
+    std::vector<int> lengths;
+    for (int i = 0; i < num_requests; ++i) lengths.push_back((i * 37 + 20) % 140 + 1);
+    Batch batch = unshared(lengths, page_size);
+    for (const int length : lengths) batch.qo_lens.push_back(std::min(length, qo_len));
+    return batch;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Short, CudaShortItems, testing::Values(std::tuple(16, 1, 5), std::tuple(8, 2, 5)));
+INSTANTIATE_TEST_SUITE_P(Sizes, CudaShortItems,
+                         testing::Combine(testing::Values(1, 8, 16, 24, 32, 64, 128), testing::Values(1, 2, 4),
+                                          testing::Values(140)));
+TEST_P(CudaShortItems, OfSeveralHeads) {
+  for (const int group_size : {1, 2, 3, 4}) {
+    SCOPED_TRACE(group_size);
+    expect_exact(batch(), shape_of(5, group_size, group_size % 2 == 0 ? 128 : 64), sampled(300));
+  }
+}
+TEST_P(CudaShortItems, OfScoresFarFromZero) {
+  for (const Pattern pattern : {Pattern::far_below, Pattern::rising, Pattern::large_scores, Pattern::half_masked}) {
+    for (const DType dtype : {DType::float16, DType::bfloat16}) {
+      Options options = sampled(100);
+      options.pattern = pattern;
+      expect_exact(batch(), shape_of(7, 1, 128, dtype), options);
+    }
+  }
+}
+TEST_P(CudaShortItems, OfFewerTokensThanPlanned) {
+  const Batch short_ones = batch();
+  Options options = sampled(300);
+  for (std::size_t i = 0; i < short_ones.seq_lens.size(); ++i) {
+    options.device_seq_lens.push_back(short_ones.seq_lens[i] * static_cast<int>(i % 4) / 3);
+  }
+  expect_exact(short_ones, shape_of(8, 1, 128), options);
+  expect_exact(short_ones, shape_of(3, 2, 64, DType::float16), options);
+}
+
 /// What the device says of the lengths: less than planned, nothing, or less than the shared prefix.
 class CudaSeqLens : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Short, CudaSeqLens, testing::Values(1, 5));

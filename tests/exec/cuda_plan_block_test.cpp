@@ -66,9 +66,13 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& fore
   }
   ASSERT_EQ(got, expected);
   std::int32_t num_tiles = 0;
-  for (const std::int32_t unit : got) {
-    const CudaItem& item = items[unit / plan.num_kv_heads];
-    num_tiles += (item.token_end - item.token_begin + 63) / 64;
+  for (std::size_t i = 0, heads = 0; i < got.size(); i += heads) {  // heads of an item side by side, some at once
+    const CudaItem& item = items[got[i] / plan.num_kv_heads];
+    const auto follows = [&](std::size_t j) {
+      return j < got.size() && got[j] == got[j - 1] + 1 && got[j] % plan.num_kv_heads != 0;
+    };
+    for (heads = 1; heads < static_cast<std::size_t>(item.heads_at_once) && follows(i + heads);) ++heads;
+    num_tiles += (static_cast<int>(heads) * (item.token_end - item.token_begin) + 63) / 64;
   }
   ASSERT_EQ(lane.num_tiles, num_tiles);
   if (expected.empty()) return;
@@ -78,6 +82,12 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& fore
   ASSERT_EQ(std::memcmp(&lane.first, &first, sizeof(first)), 0);
   const auto pages = first_pages(plan, forest, item_base + expected[0] / plan.num_kv_heads, page_size);
   ASSERT_TRUE(same_bytes(lane.first_pages, pages));
+}
+
+bool is_wide(const Plan& plan, std::size_t item) {
+  return std::any_of(plan.phases.begin(), plan.phases.end(), [item](const Phase& phase) {
+    return static_cast<std::size_t>(phase.item_begin) <= item && item < static_cast<std::size_t>(phase.wide_end);
+  });
 }
 
 int num_units(const CtaWork::Lane& lane) { return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1]; }
@@ -125,6 +135,9 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
     ASSERT_EQ(items[i].partial_begin, item.partial_begin);
     ASSERT_EQ(items[i].masked, item.masked);
     ASSERT_EQ(items[i].first_q, first_q(plan, item));
+    const bool packed = !is_wide(plan, i) && segment.token_end - segment.token_begin <= kernels::packed_tokens;
+    ASSERT_EQ(items[i].heads_at_once,
+              packed ? std::clamp(kernels::packed_rows / item.num_rows, 1, plan.num_kv_heads) : 1);
   }
   const auto* ctas = at<CtaWork>(block, sizeof(PlanHeader));
   for (int cta = 0; sizes.scheduled && plan.phases.empty() && cta < plan.num_workers; ++cta) {

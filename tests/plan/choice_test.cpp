@@ -47,10 +47,11 @@ TEST_P(OnDevice, FourThousandSharedTokensAreKept) {
   EXPECT_EQ(tokens, forest.distinct_tokens()) << "every distinct token is read once";
 }
 
-// A tile has room for 64 tokens, however few a leaf has: tokens of the node above are free there, an item is not.
+// A tile has room for 64 tokens, however few a leaf has: tokens of the node above are free there, an item is not. Eight
+// rows fill it.
 TEST(OnTheHopperKernel, ShortLeavesTakeInTheNodesAbove) {
   const int nodes[] = {1, 64, 256}, tokens[] = {2048, 16, 16}, whole[] = {2048, 64, 64};
-  const Planner planner(DeviceSpec::h200(), config_of(32, 32, 16));
+  const Planner planner(DeviceSpec::h200(), config_of(64, 8, 16));
   const Forest short_leaves = tree_forest(nodes, tokens, 16), whole_leaves = tree_forest(nodes, whole, 16);
   const Plan plan = planner.plan(short_leaves);
   plan.check(short_leaves);
@@ -58,12 +59,24 @@ TEST(OnTheHopperKernel, ShortLeavesTakeInTheNodesAbove) {
   EXPECT_EQ(num_kept_shared(planner.plan(whole_leaves), whole_leaves), 65u) << "where leaves fill their tiles";
 }
 TEST(OnTheHopperKernel, AnItemTakesAsLongAsAWholeTile) {
-  const Planner planner(DeviceSpec::h200(), config_of(32, 32, 16, Strategy::unshared));
+  const Planner planner(DeviceSpec::h200(), config_of(64, 8, 16, Strategy::unshared));
   const auto narrow_seconds = [&](int tokens) {
     return planner.plan(prefix_forest(1024, 0, tokens, 16)).model.narrow_seconds;
   };
   EXPECT_EQ(narrow_seconds(16), narrow_seconds(64));
   EXPECT_LT(narrow_seconds(64), narrow_seconds(80));
+}
+// Short items of few rows lie side by side there, one KV head after the other.
+TEST(OnTheHopperKernel, HeadsOfShortItemsShareTiles) {
+  const auto narrow_seconds = [](int heads, int kv_heads, int tokens) {
+    const Planner planner(DeviceSpec::h200(), config_of(heads, kv_heads, 16, Strategy::unshared));
+    return planner.plan(prefix_forest(1024, 0, tokens, 16)).model.narrow_seconds;
+  };
+  EXPECT_LT(narrow_seconds(32, 32, 16), 0.3 * narrow_seconds(32, 32, 64)) << "eight heads of one row";
+  EXPECT_LT(narrow_seconds(32, 32, 48), 0.8 * narrow_seconds(32, 32, 64)) << "six tiles";
+  EXPECT_LT(narrow_seconds(32, 8, 32), 0.6 * narrow_seconds(32, 8, 64)) << "two heads of four rows";
+  EXPECT_EQ(narrow_seconds(32, 8, 40), narrow_seconds(32, 8, 64)) << "two tiles";
+  EXPECT_EQ(narrow_seconds(64, 8, 32), narrow_seconds(64, 8, 64)) << "eight rows leave no room";
 }
 
 TEST_P(OnDevice, ADeepChainOfSmallNodesIsGivenBack) {

@@ -66,6 +66,8 @@ nlohmann::ordered_json to_json(const DeviceSpec& spec) {
   return {{"name", spec.name},
           {"num_workers", spec.num_workers},
           {"token_granule", spec.token_granule},
+          {"packed_rows", spec.packed_rows},
+          {"packed_tokens", spec.packed_tokens},
           {"wide", to_json(spec.wide)},
           {"narrow", to_json(spec.narrow)},
           {"lanes_overlap", spec.lanes_overlap},
@@ -85,6 +87,8 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
   reader.read("name", spec.name);
   reader.read("num_workers", spec.num_workers);
   reader.read("token_granule", spec.token_granule);
+  reader.read("packed_rows", spec.packed_rows);
+  reader.read("packed_tokens", spec.packed_tokens);
   reader.read("wide", spec.wide);
   reader.read("narrow", spec.narrow);
   reader.read("lanes_overlap", spec.lanes_overlap);

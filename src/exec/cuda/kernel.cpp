@@ -93,6 +93,8 @@ DeviceSpec device_spec_of(const Kernel& kernel, int num_ctas) {
   spec.wide.row_granule = std::min(spec.wide.row_granule, spec.wide.max_rows);
   spec.narrow.max_rows = std::min(spec.narrow.max_rows, kernel.max_narrow_rows);
   spec.narrow.row_granule = std::min(spec.narrow.row_granule, spec.narrow.max_rows);
+  spec.packed_rows = kernel.scheduled ? kernels::packed_rows : 1;
+  spec.packed_tokens = kernel.scheduled ? kernels::packed_tokens : 0;
   if (kernel.scheduled) {
     // What all workers do together shrinks with them; fewer of them may each read faster, up to what one can.
     if (share < 1) {

@@ -68,6 +68,20 @@ void copy_pages(const Segment& segment, const Forest::Table& table, int page_siz
   std::copy_n(row.begin() + first, std::min(last + 1 - first, CtaWork::num_first_pages), pages);
 }
 
+// KV heads of an item that a unit takes at once, where they are side by side in its CTA's list.
+int heads_at_once(int lane, const WorkItem& item, const Segment& segment, int num_kv_heads) {
+  if (lane == 0 || segment.token_end - segment.token_begin > kernels::packed_tokens) return 1;
+  return std::clamp(kernels::packed_rows / item.num_rows, 1, num_kv_heads);
+}
+
+// Of so many heads side by side.
+int num_tiles_of(const CudaItem& item, int num_heads) {
+  constexpr int tile_tokens = 64;
+  const int tokens = item.token_end - item.token_begin;
+  const auto tiles = [&](int heads) { return ceil_div(heads * tokens, tile_tokens); };
+  return num_heads / item.heads_at_once * tiles(item.heads_at_once) + tiles(num_heads % item.heads_at_once);
+}
+
 void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& table, int page_size, std::size_t phase,
                 int lane, std::uint32_t items_at, CtaWork* ctas) {
   const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
@@ -89,8 +103,7 @@ void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& ta
       for (int unit = begin; unit < end; unit = std::min(end, at.end())) {  // the units of an item at once
         at.move_to(unit);
         const CudaItem& item = items[item_base + at.item()];
-        constexpr int tile_tokens = 64;
-        num_tiles += (std::min(end, at.end()) - unit) * ceil_div(item.token_end - item.token_begin, tile_tokens);
+        num_tiles += num_tiles_of(item, std::min(end, at.end()) - unit);
         if (run == 0 && unit == begin) {
           work.first = item;
           work.first_head = at.head(unit);
@@ -151,9 +164,12 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
 
   index_runs(plan);
   CudaItem* items = writer.take<CudaItem>(plan.items.size(), &header.items);
+  std::size_t phase_of_item = 0;
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const WorkItem& item = plan.items[i];
     const Segment& segment = plan.segments[item.segment_begin];
+    while (static_cast<int>(i) >= plan.phases[phase_of_item].item_end) ++phase_of_item;
+    const int lane = static_cast<int>(i) >= plan.phases[phase_of_item].wide_end;
     items[i] = {.row_begin = item.row_begin,
                 .num_rows = static_cast<std::int16_t>(item.num_rows),
                 .masked = static_cast<std::int16_t>(item.masked),
@@ -162,7 +178,7 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
                 .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
-                .pad = 0};
+                .heads_at_once = heads_at_once(lane, item, segment, plan.num_kv_heads)};
   }
   if (ctas != nullptr) {
     for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {

@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(num_threads, 1)
         ptx::wait_for_last_launch();
         meeting.prepare();
       }
-      NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false), num_units(work->narrow)).run();
+      NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false)).run(has_units(work->narrow));
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
         next_phase([&] {
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(num_threads, 1)
       const auto ready = [] { __syncthreads(); };
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
-        const auto start_stages = [&](const Units& units) {
+        const auto start_stages = [&](const auto& units) {
           const int split = wide ? narrow_stages(units.num_tiles(), units.other_tiles())
                                  : narrow_stages(units.other_tiles(), units.num_tiles());
           ptx::wait_for_last_launch();

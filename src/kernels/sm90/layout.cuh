@@ -40,20 +40,28 @@ struct StageLayout {
 /// A unit (item, KV head) as its consumers see it. Positions count from the first token of the unit's first tile.
 template <int max_rows>
 struct UnitSlot {
-  std::int32_t num_rows, num_tiles, head, partial_begin, row_begin;
+  std::int32_t num_rows, num_tiles, partial_begin;
   std::int32_t lead;               // tokens before this one are not the unit's
   std::int32_t min_end, max_end;   // of its rows
-  std::int32_t row_end[max_rows];  // one past the last token each row sees; may be <= lead
+  std::int32_t row_end[max_rows];  // one past the last token each row sees; may be <= the first
 };
 /// Where a row's result goes: f32 of a partial, or elements of out. No lse where it is not wanted.
 struct alignas(16) RowTarget {
   void* out;
   float* lse;
 };
+/// Of one KV head, or of several: then the tokens of head i lie at [i * period, (i + 1) * period), and each row sees
+/// those of its head alone. max_end is of the first head's rows, min_end 0.
 struct NarrowSlot : UnitSlot<max_narrow_rows> {
+  std::int32_t period;                      // of one head: beyond all tokens
+  std::int32_t end;                         // of what is in the stages
+  std::int32_t zero_from;                   // tiles that end before it have no token that no row sees
+  std::int32_t last;                        // 1: of the CTA's list
+  std::int32_t row_first[max_narrow_rows];  // the first token each row may see
   RowTarget to[max_narrow_rows];
 };
 struct WideSlot : UnitSlot<max_wide_rows> {
+  std::int32_t head, row_begin;
   std::int32_t q_index[max_wide_rows];  // row of q, out and lse
 };
 
@@ -97,6 +105,7 @@ struct Ring {
   }
 };
 
+__device__ __forceinline__ bool has_units(const CtaWork::Lane& lane) { return lane.begin[0] < lane.end[0]; }
 __device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
   return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1];
 }

@@ -40,20 +40,37 @@ class StageWriter {
   Ring ring_;
 };
 
-/// What one lane knows of one box: the page it is in and its place there, in groups of 8 tokens.
+/// What one lane knows of one box: the page it is in, its place there in groups of 8 tokens, and its KV head after the
+/// unit's first.
 struct Box {
-  int page, group;
+  int page;
+  int place;  // group | head << 8: a page has up to 128 groups
+  __device__ __forceinline__ static int place_of(int group, int head) { return group | head << 8; }
+};
+
+/// Box `box` of a unit: of each head in turn.
+struct BoxOfHead {
+  int token, head;
+  __device__ __forceinline__ BoxOfHead(const Unit& unit, int box, int box_shift)
+      : token(unit.origin(box_shift) + (box << box_shift)), head(0) {
+    if (unit.num_heads > 1) {
+      head = small_quotient(box, unit.boxes(box_shift));
+      token -= head * unit.period(box_shift);
+    }
+  }
 };
 
 __device__ __forceinline__ Box find_box(const Arguments& args, const Unit& unit, int box) {
   const AttentionParams& a = args.params.attention;
-  const int token = box << args.box_shift, entry = args.page.quotient(token);
-  if (token >= unit.token_end) return {0, 0};
-  return {__ldg(a.table + unit.table_row * a.table_stride + entry), (token - entry * a.page_size) / group_tokens};
+  const BoxOfHead at(unit, box, args.box_shift);
+  const int entry = args.page.quotient(at.token);
+  if (at.token >= unit.token_end || at.head >= unit.num_heads) return {0, 0};
+  return {__ldg(a.table + unit.table_row * a.table_stride + entry),
+          Box::place_of((at.token - entry * a.page_size) / group_tokens, at.head)};
 }
 
-/// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. The boxes of
-/// the next unit are looked up before those of this one are copied, or 32 ahead.
+/// By the copy engine: boxes of 8 to 64 tokens, none of which crosses a page. One lane per box and plane. Boxes
+/// are looked up 32 at a time, behind the first copies of the 32 before; those of the next unit behind the last.
 template <int head_dim, class Ready, class Start>
 __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensorMap* k_map, const CUtensorMap* v_map,
                                            const CtaWork::Lane& work, std::uint64_t policy, Ready ready, Start start) {
@@ -65,33 +82,30 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   const int my_box = lane & (boxes - 1);
   const KvPlane& plane = is_v ? args.params.attention.v : args.params.attention.k;
   const int chunks = static_cast<int>(plane.head_stride / 64);  // of 64 elements, from head to head
-  const auto first_box = [&](const Unit& u) { return u.token_begin >> box_shift; };
-  const auto look_up = [&](const Unit& u) { return find_box(args, u, first_box(u) + lane); };
 
   // Pages of the first unit lie beside the schedule: all that the first boxes wait for comes with one read.
   int known = CtaWork::num_first_pages;  // boxes looked up: a window
   const int first_page = __ldg(work.first_pages + lane % CtaWork::num_first_pages);
-  Units units(args, work);
+  Units<true> units(args, work);
   ready();
   Unit unit = units.next();
-  const auto entry_of = [&](int token) { return args.page.quotient(token); };
-  const int token = (first_box(unit) + lane) << box_shift, entry = entry_of(token);
-  Box found{__shfl_sync(~0u, first_page, entry - entry_of(unit.token_begin)),
-            (token - entry * args.params.attention.page_size) / group_tokens};
+  const BoxOfHead first(unit, lane, box_shift);
+  const int entry = args.page.quotient(first.token);
+  Box found{__shfl_sync(~0u, first_page, entry - args.page.quotient(unit.token_begin)),
+            Box::place_of((first.token - entry * args.params.attention.page_size) / group_tokens, first.head)};
   StageWriter<head_dim> stage = start(units);
   while (unit.token_end > 0) {
-    const int end_box = (unit.token_end + (1 << box_shift) - 1) >> box_shift;
-    const int chunk = unit.head * chunks;
-    Unit next = unit;
-    Box next_found{};
-    for (int window = first_box(unit), after; window < end_box; window = after) {
+    const int end_box = unit.num_heads * unit.boxes(box_shift);
+    Unit next = unit;  // whose boxes are looked up
+    for (int window = 0, after; window < end_box; window = after) {
       after = window + known;
       known = 32;
       Box ahead{};
       for (int box = window; box < min(end_box, after); box += boxes) {
         const int count = min(boxes, end_box - box);
         const int page = __shfl_sync(~0u, found.page, box - window + my_box);
-        const int group = __shfl_sync(~0u, found.group, box - window + my_box);
+        const int place = __shfl_sync(~0u, found.place, box - window + my_box);
+        const int group = place & 0xFF, chunk = (unit.head + (place >> 8)) * chunks;
         const auto load = [&](std::uint8_t* to, const CUtensorMap* map, std::uint64_t* full) {
           if (my_box < count) ptx::load_box(to + my_box * box_bytes, map, full, policy, 0, 0, chunk, group, page);
         };
@@ -104,14 +118,14 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
         __syncwarp();
         if (is_v && lane < 2 * boxes) load(stage.v(), v_map, stage.v_full());
         stage.advance();
-        // Lookups for later, behind the first copies of what is at hand.
-        if (box == window && after < end_box) ahead = find_box(args, unit, after + lane);
-        if (box == first_box(unit)) next = units.next(), next_found = look_up(next);
+        if (box == window) {  // Lookups for later, behind the first copies of what is at hand.
+          if (after >= end_box) next = units.next();
+          ahead = find_box(args, next, lane + (after < end_box ? after : 0));
+        }
       }
       found = ahead;
     }
     unit = next;
-    found = next_found;
   }
 }
 
@@ -134,7 +148,7 @@ class TokenPlaces {
     int token;             // its first
     int page[2], slot[2];  // of tokens token + lane and token + 32 + lane; the unit's last one beyond its end
   };
-  __device__ TokenPlaces(const Arguments& args, const Units& units)
+  __device__ TokenPlaces(const Arguments& args, const Units<false>& units)
       : args_(args), units_(units), ahead_(find(units_.next(), 0, true)) {}
   __device__ __forceinline__ Tile next() {
     const Tile tile = ahead_;
@@ -160,7 +174,7 @@ class TokenPlaces {
   }
 
   const Arguments& args_;
-  Units units_;
+  Units<false> units_;
   Tile ahead_;
 };
 
@@ -178,7 +192,7 @@ __device__ __forceinline__ void gather_tokens(const Arguments& args, const CtaWo
   const bool aligned = args.gather_bytes == 16;
   // Of this lane's chunk in row `sub` of a group of 8; the row's other bits are xored and added as constants.
   const std::uint32_t in_group = chunk / 8 * Layout::half_bytes + sub * 128, swizzled = (chunk % 8 ^ sub) * 16;
-  const Units units(args, work);
+  const Units<false> units(args, work);
   ready();
   TokenPlaces places(args, units);
   StageWriter<head_dim> stage = start(units);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/sm90/layout.cuh"
+#include "kernels/sm90/units.cuh"
 #include "kernels/sm90/wgmma.cuh"
 #include "kernels/sm90/write_rows.cuh"
 
@@ -17,11 +18,13 @@ class NarrowConsumer {
   static constexpr int halves = Layout::halves;
 
  public:
-  __device__ NarrowConsumer(const Arguments& args, SharedMemory<head_dim>& shared, int ring_size, int units)
-      : args_(args), shared_(shared), ring_size_(ring_size), units_left_(units) {}
+  __device__ NarrowConsumer(const Arguments& args, SharedMemory<head_dim>& shared, int ring_size)
+      : args_(args), shared_(shared), ring_size_(ring_size) {}
 
-  __device__ void run() {
-    while (units_left_ > 0) {
+  /// `more`: the CTA has narrow units.
+  __device__ void run(bool more) {
+    more_ = more;
+    while (more_) {
       wait_unit(unit_);
       // In this order: the compiler then puts the code of the common units first (kernel.cuh says why).
       if (padded_rows(slot(unit_).num_rows) == 16) {
@@ -35,9 +38,10 @@ class NarrowConsumer {
  private:
   using Slot = NarrowSlot;
 
-  // The scores may exceed the reference by a factor of 256 before it moves: sums stay far from overflow. A first tile
-  // whose largest score is below 1/64 of the reference sets it too, so that f16 probabilities keep their precision.
-  static constexpr float headroom = 8.0f, footroom = -6.0f;
+  // How far, base 2, scores may be above the reference before it moves, and those of a row's first tile below it: f16
+  // probabilities overflow, and lose precision far below 1; bf16 has the range of the sums.
+  static constexpr bool is_f16 = std::is_same_v<T, __half>;
+  static constexpr float headroom = is_f16 ? 8.0f : 32.0f, footroom = is_f16 ? -6.0f : -32.0f;
 
   template <int N>
   struct State {
@@ -83,7 +87,7 @@ class NarrowConsumer {
     bool more = true;
     if (last) {
       next_unit.advance(num_narrow_slots);
-      more = units_left_ > 1;
+      more_ = more = unit.last == 0;
       if (more) {
         wait_unit(next_unit);
         more = padded_rows(slot(next_unit).num_rows) == N;
@@ -100,7 +104,7 @@ class NarrowConsumer {
     const int begin = tile * tile_tokens;
     std::uint8_t* const v = shared_.stages[values_.stage] + Layout::plane_bytes;
     ptx::barrier_wait(&shared_.barriers.narrow.v_full[values_.stage], values_.parity);
-    if (begin + tile_tokens > unit.max_end) zero_tokens(v, max(unit.max_end - begin, 0));
+    if (begin + tile_tokens > unit.zero_from) zero_tokens(v, unit, begin);
     std::uint32_t p[N / 4];
     float tile_sum[State<N>::columns];
     bool moves = false;
@@ -109,7 +113,7 @@ class NarrowConsumer {
     if (begin + tile_tokens > unit.min_end || (tile == 0 && unit.lead > 0)) mask<N>(unit, begin, scores);
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) moves |= scores[i] > state.reference[column(i)] + headroom;
-    if (tile == 0) moves |= far_below<N>(scores);
+    if (tile == 0 || (N == packed_rows && unit.min_end == 0)) moves |= far_below<N>(unit, begin, scores);
     probabilities<N>(state, scores, p, tile_sum);
     const std::uint32_t p_at = ptx::shared_address(shared_.narrow_p[p_buffer_]);
     store_probabilities<N>(p_at, p);
@@ -123,7 +127,7 @@ class NarrowConsumer {
     moves = ptx::sync_threads_or(static_cast<int>(Barrier::narrow), warpgroup, moves);
     if (tile == 0 && state.unwritten) write_unit(state);
     if (moves) {
-      move_reference<N>(state, scores, p, tile_sum);
+      move_reference<N>(unit, state, scores, p, tile_sum);
       store_probabilities<N>(p_at, p);
       ptx::fence_async();
       ptx::sync_threads(static_cast<int>(Barrier::narrow), warpgroup);
@@ -137,7 +141,6 @@ class NarrowConsumer {
     if (last) {
       state.tile = 0;
       state.unwritten = true;
-      --units_left_;
       unit_.advance(num_narrow_slots);
     }
     return more;
@@ -198,48 +201,70 @@ class NarrowConsumer {
     done_.advance(ring_size_);
   }
 
-  /// Zeroes the values from `first` on: a probability of 0 does not undo a NaN. Whole rows, so that the swizzle, which
-  /// moves what is within one, does not matter.
-  static __device__ __forceinline__ void zero_tokens(std::uint8_t* v, int first) {
+  /// Zeroes the values that no row sees, from max_end of each head on: a probability of 0 does not undo a NaN. Whole
+  /// rows, so that the swizzle, which moves what is within one, does not matter.
+  static __device__ __forceinline__ void zero_tokens(std::uint8_t* v, const Slot& unit, int begin) {
     constexpr int chunks = head_dim / 8, tokens_at_once = warpgroup / chunks;
     const int thread = static_cast<int>(threadIdx.x % warpgroup), chunk = thread % chunks, token = thread / chunks;
+    unsigned seen[2];  // of the tile's tokens, a bit each
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int at = begin + i * 32 + lane(), head = small_quotient(at, unit.period);
+      seen[i] = __ballot_sync(~0u, at < unit.end && at - head * unit.period < unit.max_end) >> token;
+    }
     std::uint8_t* const to = v + token / group_tokens * Layout::group_bytes + chunk / 8 * Layout::half_bytes +
                              token % group_tokens * 128 + chunk % 8 * 16;
 #pragma unroll
     for (int at = 0; at < tile_tokens; at += tokens_at_once) {
-      if (at + token >= first) {
+      if ((seen[at / 32] >> at % 32 & 1) == 0) {
         *reinterpret_cast<uint4*>(to + at / group_tokens * Layout::group_bytes) = make_uint4(0, 0, 0, 0);
       }
     }
   }
 
+  /// That the row of a column may see. Only units of few rows are of several heads.
+  template <int N>
+  static __device__ __forceinline__ int first_token(const Slot& unit, int column) {
+    if constexpr (N == packed_rows) return unit.row_first[row_of(column)];
+    return unit.lead;
+  }
+
   template <int N>
   __device__ __forceinline__ void mask(const Slot& unit, int begin, float (&scores)[N / 2]) {
-    const int token = begin + warp() * 16 + lane() / 4, lead = unit.lead;
-    int ends[State<N>::columns];
+    const int token = begin + warp() * 16 + lane() / 4;
+    int firsts[State<N>::columns], ends[State<N>::columns];
 #pragma unroll
-    for (int c = 0; c < State<N>::columns; ++c) ends[c] = unit.row_end[row_of(c)];
+    for (int c = 0; c < State<N>::columns; ++c) {
+      firsts[c] = first_token<N>(unit, c);
+      ends[c] = unit.row_end[row_of(c)];
+    }
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
       const int at = token + i / 2 % 2 * 8;
-      const int seen = static_cast<int>(at >= lead) & static_cast<int>(at < ends[column(i)]);  // && would branch
+      const int after = static_cast<int>(at >= firsts[column(i)]), before = static_cast<int>(at < ends[column(i)]);
+      const int seen = after & before;  // && would branch
       scores[i] = seen != 0 ? scores[i] : -INFINITY;
     }
   }
 
-  /// Whether some row's scores in this warp's tokens are all far below 0, the first reference.
+  /// Whether some row's scores are all far below 0, the first reference, in the first tile of which the row sees a
+  /// token: all in this warp's tokens for f16; for bf16, whose bound few scores reach, all in this thread's.
   template <int N>
-  static __device__ __forceinline__ bool far_below(const float (&scores)[N / 2]) {
+  static __device__ __forceinline__ bool far_below(const Slot& unit, int begin, const float (&scores)[N / 2]) {
     bool below = false;
 #pragma unroll
     for (int i = 0; i < N / 2; i += 4) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float high = fmaxf(scores[i + j], scores[i + j + 2]);
-        const unsigned mine = 0x11111111u << (lane() % 4);  // lanes that hold the same row
-        const unsigned seen = __ballot_sync(~0u, high > -INFINITY) & mine;
-        const unsigned near = __ballot_sync(~0u, high > footroom) & mine;
-        below |= seen != 0 && near == 0;
+        const bool seen = high > -INFINITY && first_token<N>(unit, column(i + j)) >= begin;
+        if constexpr (is_f16) {
+          const unsigned mine = 0x11111111u << (lane() % 4);  // lanes that hold the same row
+          const unsigned near = __ballot_sync(~0u, high > footroom) & mine;
+          below |= (__ballot_sync(~0u, seen) & mine) != 0 && near == 0;
+        } else {
+          below |= seen && high < footroom;
+        }
       }
     }
     return below;
@@ -274,7 +299,7 @@ class NarrowConsumer {
   /// The rare case: some score is too far from its row's reference. Moves every row's reference to the largest score so
   /// far and computes this tile's probabilities again.
   template <int N>
-  __device__ __forceinline__ void move_reference(State<N>& state, const float (&scores)[N / 2],
+  __device__ __forceinline__ void move_reference(const Slot& unit, State<N>& state, const float (&scores)[N / 2],
                                                  std::uint32_t (&p)[N / 4], float (&sum)[N / 4]) {
     constexpr int columns = State<N>::columns;
     auto* const exchange =
@@ -302,9 +327,10 @@ class NarrowConsumer {
     for (int c = 0; c < columns; ++c) {
       const int i = c / 2 * 4 + c % 2;
       const float old = state.reference[c];
-      float moved = state.tile == 0 ? high[c] : fmaxf(high[c], old);
-      if (moved == -INFINITY) moved = old;                                // no token seen yet
-      const float factor = state.tile == 0 ? 1 : ptx::exp2(old - moved);  // nothing is summed before the first tile
+      const bool first = first_token<N>(unit, c) >= state.tile * tile_tokens;  // nothing is summed before
+      float moved = first ? high[c] : fmaxf(high[c], old);
+      if (moved == -INFINITY) moved = old;  // no token seen yet
+      const float factor = first ? 1 : ptx::exp2(old - moved);
       state.reference[c] = moved;
       state.sum[c] *= factor;
 #pragma unroll
@@ -382,7 +408,8 @@ class NarrowConsumer {
 
   const Arguments& args_;
   SharedMemory<head_dim>& shared_;
-  int ring_size_, units_left_;
+  int ring_size_;
+  bool more_ = false;          // units that are not yet begun
   Ring keys_, values_, done_;  // the tile whose keys come next, whose values come next, and whose values are in use
   Ring unit_, unwritten_;      // the one that is being worked on, the oldest whose result is not yet written
   int p_buffer_ = 0;

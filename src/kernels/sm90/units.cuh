@@ -1,4 +1,5 @@
-// The units (work item, KV head) of one lane of the plan on one CTA, in order.
+// The units (work item, KV head) of one lane of the plan on one CTA, in order; several heads of a short item are taken
+// at once.
 #pragma once
 
 #include <cstddef>
@@ -38,14 +39,29 @@ class Header {
   int word_;
 };
 
-/// A CudaItem in registers, and the KV head. An empty unit has token_end 0.
+/// a / b for b > 0, where the quotient is below 2^10 or b is beyond a: a division of integers takes five times the
+/// code.
+__device__ __forceinline__ int small_quotient(int a, int b) {
+  return static_cast<int>((static_cast<float>(a) + 0.5f) * ptx::reciprocal(static_cast<float>(b)));
+}
+
+/// A CudaItem in registers, and the KV heads [head, head + num_heads). An empty unit has token_end 0.
 struct Unit {
   int row_begin, num_rows, masked, table_row, token_begin, token_end, partial_begin, first_q;
-  int head;
+  int head, num_heads;
+
+  /// Of the first head's tokens: the first token of the first box, boxes of them, tokens until the next head's begin.
+  __device__ __forceinline__ int origin(int box_shift) const { return token_begin >> box_shift << box_shift; }
+  __device__ __forceinline__ int boxes(int box_shift) const {
+    return ((token_end + (1 << box_shift) - 1) >> box_shift) - (token_begin >> box_shift);
+  }
+  __device__ __forceinline__ int period(int box_shift) const { return boxes(box_shift) << box_shift; }
 };
 
-/// By a whole warp: 32 units are read at once, one per lane. The first one has a copy beside the schedule: until it is
-/// there this warp waits for nothing, then no second read stands between it and its work.
+/// By a whole warp; `packs`: several heads at once where the item says so. 32 units are read at once, one per lane. The
+/// first one has a copy beside the schedule: until it is there this warp waits for nothing, then no second read stands
+/// between it and its work.
+template <bool packs>
 class Units {
  public:
   __device__ Units(const Arguments& args, const CtaWork::Lane& work) : args_(args) {
@@ -57,28 +73,42 @@ class Units {
     ends_ = __ldg(list + 1);
     head_ = lists_.y;
   }
-  __device__ __forceinline__ int count() const { return ends_.x - lists_.z + ends_.y - lists_.w; }
+  __device__ __forceinline__ bool more() const { return next_ < count(); }
   /// Of this lane of the plan, and of the other.
   __device__ __forceinline__ int num_tiles() const { return ends_.z; }
   __device__ __forceinline__ int other_tiles() const { return ends_.w; }
   /// An empty unit after the last.
   __device__ __forceinline__ Unit next() {
-    const int index = next_++, at = index == 0 ? 0 : (index - 1) % 32;
-    const Unit unit{of(words_[0].x, at), of(words_[0].y, at) & 0xFFFF, of(words_[0].y, at) >> 16,
-                    of(words_[0].z, at), of(words_[0].w, at),          index < count() ? of(words_[1].x, at) : 0,
-                    of(words_[1].y, at), of(words_[1].z, at),          of(head_, at)};
-    if (index == 0 || at == 31) read_batch(index + 1);
+    const int index = next_, at = index - batch_, in_run_0 = ends_.x - lists_.z;
+    Unit unit{of(words_[0].x, at),
+              of(words_[0].y, at) & 0xFFFF,
+              of(words_[0].y, at) >> 16,
+              of(words_[0].z, at),
+              of(words_[0].w, at),
+              more() ? of(words_[1].x, at) : 0,
+              of(words_[1].y, at),
+              of(words_[1].z, at),
+              of(head_, at),
+              1};
+    if constexpr (packs) {
+      const int in_run = (index < in_run_0 ? in_run_0 : count()) - index;
+      unit.num_heads = min(min(of(words_[1].w, at), args_.heads.divisor - unit.head), in_run);
+    }
+    next_ += unit.num_heads;
+    if (index == 0 || next_ - batch_ >= 32) read_batch();
     return unit;
   }
 
  private:
+  __device__ __forceinline__ int count() const { return ends_.x - lists_.z + ends_.y - lists_.w; }
   static __device__ __forceinline__ int of(int value, int lane) { return __shfl_sync(~0u, value, lane); }
   __device__ __forceinline__ void read(const char* item) {
     words_[0] = __ldg(reinterpret_cast<const int4*>(item));
     words_[1] = __ldg(reinterpret_cast<const int4*>(item) + 1);
   }
-  __device__ __forceinline__ void read_batch(int first) {
-    const int index = first + static_cast<int>(threadIdx.x % 32), in_run_0 = ends_.x - lists_.z;
+  __device__ __forceinline__ void read_batch() {
+    batch_ = next_;
+    const int index = batch_ + static_cast<int>(threadIdx.x % 32), in_run_0 = ends_.x - lists_.z;
     if (index >= count()) return;
     const int unit = index < in_run_0 ? lists_.z + index : lists_.w + index - in_run_0;
     const int item = args_.heads.quotient(unit);
@@ -87,10 +117,11 @@ class Units {
     head_ = unit - item * args_.heads.divisor;
   }
   static_assert(offsetof(CudaItem, num_rows) == 4 && offsetof(CudaItem, masked) == 6 &&
-                offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24);
+                offsetof(CudaItem, token_begin) == 12 && offsetof(CudaItem, first_q) == 24 &&
+                offsetof(CudaItem, heads_at_once) == 28);
 
   const Arguments& args_;
-  int next_ = 0;
+  int next_ = 0, batch_ = 0;  // unit that comes next, first of those read
   int4 words_[2];
   int4 lists_, ends_;  // items, first_head, begin; end, num_tiles, other_tiles: of the lane
   int head_;
