@@ -1,6 +1,7 @@
 // Argument checks that throw trunkline::Error, and the few numbers every layer needs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <type_traits>
@@ -40,6 +41,11 @@ constexpr T ceil_div(T a, T b) {
 template <class T>
 constexpr T round_up(T a, T b) {
   return ceil_div(a, b) * b;
+}
+
+/// KV heads that are taken at once of a narrow item of so many rows and tokens, given what may be packed (DeviceSpec).
+constexpr int heads_at_once(int rows, double tokens, int packed_rows, int packed_tokens, int num_kv_heads) {
+  return tokens > packed_tokens ? 1 : std::clamp(packed_rows / rows, 1, num_kv_heads);
 }
 
 }  // namespace trunkline

@@ -85,8 +85,7 @@ class CostModel {
   double item_seconds(int lane) const { return spec_[lane].item_seconds; }
   /// KV heads that are taken at once of an item of so many rows and tokens.
   std::int32_t heads_at_once(std::int32_t rows, double tokens) const {
-    if (tokens > packed_tokens_ || !is_narrow(rows)) return 1;
-    return std::clamp(packed_rows_ / rows, 1, num_heads_);
+    return is_narrow(rows) ? trunkline::heads_at_once(rows, tokens, packed_rows_, packed_tokens_, num_heads_) : 1;
   }
   /// Of one of `tiles` row tiles of the same tokens. They run at about the same time: one reads memory, the others the
   /// last-level cache.

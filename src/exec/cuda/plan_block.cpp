@@ -68,12 +68,6 @@ void copy_pages(const Segment& segment, const Forest::Table& table, int page_siz
   std::copy_n(row.begin() + first, std::min(last + 1 - first, CtaWork::num_first_pages), pages);
 }
 
-// KV heads of an item that a unit takes at once, where they are side by side in its CTA's list.
-int heads_at_once(int lane, const WorkItem& item, const Segment& segment, int num_kv_heads) {
-  if (lane == 0 || segment.token_end - segment.token_begin > kernels::packed_tokens) return 1;
-  return std::clamp(kernels::packed_rows / item.num_rows, 1, num_kv_heads);
-}
-
 // Of so many heads side by side.
 int num_tiles_of(const CudaItem& item, int num_heads) {
   constexpr int tile_tokens = 64;
@@ -169,7 +163,7 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
     const WorkItem& item = plan.items[i];
     const Segment& segment = plan.segments[item.segment_begin];
     while (static_cast<int>(i) >= plan.phases[phase_of_item].item_end) ++phase_of_item;
-    const int lane = static_cast<int>(i) >= plan.phases[phase_of_item].wide_end;
+    const bool narrow = static_cast<int>(i) >= plan.phases[phase_of_item].wide_end;
     items[i] = {.row_begin = item.row_begin,
                 .num_rows = static_cast<std::int16_t>(item.num_rows),
                 .masked = static_cast<std::int16_t>(item.masked),
@@ -178,7 +172,9 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
                 .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
-                .heads_at_once = heads_at_once(lane, item, segment, plan.num_kv_heads)};
+                .heads_at_once = narrow ? heads_at_once(item.num_rows, segment.token_end - segment.token_begin,
+                                                        kernels::packed_rows, kernels::packed_tokens, plan.num_kv_heads)
+                                        : 1};
   }
   if (ctas != nullptr) {
     for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {

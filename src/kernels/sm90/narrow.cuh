@@ -113,7 +113,7 @@ class NarrowConsumer {
     if (begin + tile_tokens > unit.min_end || (tile == 0 && unit.lead > 0)) mask<N>(unit, begin, scores);
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) moves |= scores[i] > state.reference[column(i)] + headroom;
-    if (tile == 0 || (N == packed_rows && unit.min_end == 0)) moves |= far_below<N>(unit, begin, scores);
+    if (tile == 0 || (N <= packed_rows && unit.min_end == 0)) moves |= far_below<N>(unit, begin, scores);
     probabilities<N>(state, scores, p, tile_sum);
     const std::uint32_t p_at = ptx::shared_address(shared_.narrow_p[p_buffer_]);
     store_probabilities<N>(p_at, p);
@@ -222,10 +222,10 @@ class NarrowConsumer {
     }
   }
 
-  /// That the row of a column may see. Only units of few rows are of several heads.
+  /// The first token that the row of a column may see. Units of more rows are of one head.
   template <int N>
   static __device__ __forceinline__ int first_token(const Slot& unit, int column) {
-    if constexpr (N == packed_rows) return unit.row_first[row_of(column)];
+    if constexpr (N <= packed_rows) return unit.row_first[row_of(column)];
     return unit.lead;
   }
 
