@@ -7,10 +7,8 @@
 namespace trunkline::emulator {
 namespace {
 
-void do_all(const Copies& copies) {
-  for (const auto& copy : copies) {
-    if (const Work work = std::exchange(*copy, nullptr)) work();
-  }
+void do_all(Copies& copies) {
+  for (const Work& copy : std::exchange(copies, {})) copy();
 }
 
 /// All lanes must have brought the same products.
@@ -48,7 +46,7 @@ void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::ui
   });
 }
 
-void start_copy(std::function<void()> copy) { current().copies.push_back(std::make_shared<Work>(std::move(copy))); }
+void start_copy(std::function<void()> copy) { current().copies.push_back(std::move(copy)); }
 
 void commit_copies() {
   auto& groups = current().copy_groups;
@@ -62,16 +60,6 @@ void wait_copies(int pending) {
     do_all(groups.front());
     groups.pop_front();
   }
-}
-
-void arrive_behind_copies(std::uint64_t* barrier, Place place) {
-  check_barrier(current_cta(), barrier, place);
-  const auto& groups = current().copy_groups;
-  device().start([&cta = current_cta(), closed = groups, open = current().copies, barrier, place] {
-    for (const Copies& group : closed) do_all(group);
-    do_all(open);
-    arrive_at(cta, barrier, place);
-  });
 }
 
 void begin_products() { current().products_begun = true; }

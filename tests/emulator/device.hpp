@@ -79,8 +79,6 @@ void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::ui
 void start_copy(std::function<void()> copy);
 void commit_copies();
 void wait_copies(int pending);
-/// Arrives once all copies that this thread has started are done (cp.async.mbarrier.arrive.noinc).
-void arrive_behind_copies(std::uint64_t* barrier, Place place = Place::current());
 
 // --- products of a warp (wgmma): they take place in order, each group when it, or a later one, is committed or waited
 // for ---

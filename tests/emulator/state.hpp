@@ -7,7 +7,6 @@
 #include <deque>
 #include <functional>
 #include <map>
-#include <memory>
 #include <random>
 #include <span>
 #include <vector>
@@ -18,7 +17,7 @@ namespace trunkline::emulator {
 
 using Work = std::function<void()>;
 /// Empty when done.
-using Copies = std::vector<std::shared_ptr<Work>>;
+using Copies = std::vector<Work>;
 struct Cta;
 struct Warp;
 

@@ -29,8 +29,8 @@
 
 namespace trunkline::kernels::sm90 {
 
-/// Barriers of the rings, by number. Those of the merges are set up by the warps that merge.
-inline constexpr int num_barriers = static_cast<int>(offsetof(Barriers, merges) / sizeof(std::uint64_t));
+/// Barriers of the rings, by number.
+inline constexpr int num_barriers = static_cast<int>(sizeof(Barriers) / sizeof(std::uint64_t));
 __device__ __forceinline__ int arrivals_of(int barrier) {
   constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
   const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };

@@ -78,7 +78,6 @@ struct Barriers {
   StageBarriers narrow, wide;
   UnitBarriers<num_narrow_slots> narrow_units;
   UnitBarriers<num_wide_slots> wide_units;
-  std::uint64_t merges[merge_warps][merge_blocks];
 };
 
 template <int head_dim>

@@ -1,9 +1,11 @@
 // Merging what was left partial, after all CTAs have met: out = sum_i w_i out_i with w_i = exp(lse_i - lse), over the
 // sources in the plan's order. A warp takes a few rows of one merge and KV head, whose partials lie side by side: where
-// they are is looked up once. A row's sources, and those of the next rows, are copied into the stages, which are free
-// by then, by every lane its own part: it waits for nobody else's copies.
+// they are is looked up once. A row's sources and their log-sum-exps, and those of the next rows, are copied into the
+// stages, which are free by then, by every lane its own part: it waits for nobody else's copies. Rows of few sources
+// are weighed several at a time, each by a part of the warp.
 #pragma once
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/sm90/arguments.hpp"
@@ -18,23 +20,22 @@ class MergeRows {
   static constexpr int vector = head_dim / 32;  // elements of a row that a lane has
   static constexpr int block = 4;               // sources that are copied, and waited for, at once
   static constexpr int row_bytes = head_dim * 4, lane_bytes = vector * 4;
-  static_assert(merge_warps * merge_blocks * block * row_bytes <= sizeof(SharedMemory<head_dim>::stages));
+  static constexpr int lse_bytes = 32 * 4;  // of 32 sources, a lane each
+  static constexpr int blocks_bytes = merge_warps * merge_blocks * block * row_bytes;
+  static_assert(blocks_bytes + merge_warps * merge_blocks * lse_bytes <= sizeof(SharedMemory<head_dim>::stages));
 
  public:
   /// By warp `warp` of those of the CTA that merge. Looks up its first rows.
   __device__ MergeRows(const Arguments& args, const Header& header, SharedMemory<head_dim>& shared, int warp)
       : args_(args),
         header_(header),
-        barriers_(shared.barriers.merges[warp]),
         blocks_(ptx::shared_address(shared.stages[0]) + warp * merge_blocks * block * row_bytes + lane() * lane_bytes),
+        lses_(ptx::shared_address(shared.stages[0]) + blocks_bytes + warp * merge_blocks * lse_bytes + lane() * 4),
         next_(warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)),
         step_(merge_warps * static_cast<int>(gridDim.x)),
         rows_(header.piece_rows()),
         pieces_(header.pieces()) {
     count_ = header.num_merges() * args.params.attention.num_kv_heads * pieces_.divisor;
-    if (lane() < merge_blocks) ptx::barrier_init(&barriers_[lane()], 32);
-    ptx::barrier_init_fence();
-    __syncwarp();
     find();
   }
 
@@ -45,15 +46,8 @@ class MergeRows {
   }
 
  private:
-  /// Rows of one merge and KV head.
-  struct Piece {
-    int row, num_rows, kv_head;  // of the plan
-    int num_sources, source_begin;
-    int offset;   // of the first row in its merge
-    int source;   // lane l: partial row of the merge's first row in source l of those at hand
-    int q_index;  // lane l: of row l
-  };
-  static_assert(max_merge_rows <= 32);
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+
   /// Sources [first, first + block) of a row of a piece, in the order in which they are copied and summed.
   struct Place {
     int row = 0, first = 0;
@@ -62,8 +56,23 @@ class MergeRows {
       if (first >= num_sources) first = 0, ++row;
     }
   };
-
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  /// Rows of one merge and KV head.
+  struct Piece {
+    int row, num_rows, kv_head;  // of the plan
+    int num_sources, source_begin;
+    int offset;   // of the first row in its merge
+    int source;   // lane l: partial row of the merge's first row in source l of those at hand
+    int q_index;  // lane l: of row l
+    int shift;    // a row's sources have 1 << shift lanes: 32 >> shift rows are weighed at once
+    /// Whose source is the first of the block there: from 0 on, until all lanes have had one.
+    __device__ __forceinline__ int lane_of(const Place& place) const {
+      return ((place.row << shift) + place.first) % 32;
+    }
+    /// This lane's row of those that are weighed from `place` on, and its source of those from there on.
+    __device__ __forceinline__ int row_of(const Place& place) const { return place.row + (lane() >> shift); }
+    __device__ __forceinline__ int source_of_lane() const { return lane() & ((1 << shift) - 1); }
+  };
+  static_assert(max_merge_rows <= 32);
 
   /// Looks up what next_ is, rows first, then KV heads, then merges; or the next that has rows.
   __device__ __forceinline__ void find() {
@@ -81,6 +90,7 @@ class MergeRows {
       found_.num_rows = min(rows_, at.num_rows - found_.offset);
       found_.kv_head = list - merge * params.attention.num_kv_heads;
       found_.num_sources = at.num_sources;
+      found_.shift = 2 + (at.num_sources > 4) + (at.num_sources > 8) + (at.num_sources > 16);
       found_.source_begin = at.source_begin;
       found_.source = source(found_, 0);
       const auto* const tokens = cuda::plan_array<QueryToken>(params.plan, header_.query_tokens());
@@ -97,98 +107,113 @@ class MergeRows {
     return first + lane() < piece.num_sources ? __ldg(sources + piece.source_begin + first + lane()) : 0;
   }
 
-  /// Row by row, 32 sources at a time, whose weights the lanes work out; block by block of those. One place copies.
+  /// Block by block. With every block that is summed a later one is asked for, or nothing: so the one to sum is always
+  /// the oldest of as many groups of copies.
   __device__ __forceinline__ void merge(Piece piece) {
     Place copied, summed;
-    int ahead = 0;  // blocks copied and not yet summed
-    float lse = log_sum_exp(piece, 0, 0);
+    copying_ = summing_ = 0;
 #pragma unroll 1
-    while (summed.row < piece.num_rows) {
-      float most = -INFINITY, total = 0, out[vector];
-#pragma unroll
-      for (int v = 0; v < vector; ++v) out[v] = 0;
+    for (int i = 1; i < merge_blocks; ++i) copy(piece, copied);
+    const Piece now = piece;
+    next_ += step_, find();
+    float most = -INFINITY, total = 0, weight = 0, out[vector];
+    zero(out);
+#pragma unroll 1
+    while (summed.row < now.num_rows) {
+      copy(piece, copied);
+      cuda::wait_copies<merge_blocks - 1>();
+      const int at = now.lane_of(summed);
+      if (at == 0) weight = weigh(now, summed, most, total, out);
+      add_block(at, weight, total, out);
       const int row = summed.row;
-#pragma unroll 1
-      for (int first = 0; row == summed.row; first += 32) {
-#pragma unroll 1
-        for (; ahead < merge_blocks && copied.row < piece.num_rows; ++ahead) copy(piece, copied);
-        if (row + first == 0) next_ += step_, find();
-        const float mine = lse;
-        const bool last = first + 32 >= piece.num_sources;
-        lse = log_sum_exp(piece, row + last, last ? 0 : first + 32);
-        const float weight = weigh(mine, most, total, out);
-#pragma unroll 1
-        do {
-          add_block(summed.first, weight, total, out);
-          summed.advance(piece.num_sources);
-          --ahead;
-        } while ((summed.first & 31) != 0);
+      summed.advance(now.num_sources);
+      if (summed.row != row) {
+        store(now, row, __shfl_sync(~0u, most, at), total, out);
+        total = 0, zero(out);
       }
-      store(piece, row, most, total, out);
     }
   }
+  static __device__ __forceinline__ void zero(float (&out)[vector]) {
+#pragma unroll
+    for (int v = 0; v < vector; ++v) out[v] = 0;
+  }
 
-  /// Of sources [first, first + block), some of which may be zeros; lane l knows the weight of source l of each 32.
-  __device__ __forceinline__ void add_block(int first, float weight, float& total, float (&out)[vector]) {
-    ptx::barrier_wait(&barriers_[summing_.stage], summing_.parity);
-    const std::uint32_t values = blocks_ + summing_.stage * block * row_bytes;
+  /// Sources beyond a row's last are zeros. Lane `at` + i knows the weight of source i of the block.
+  __device__ __forceinline__ void add_block(int at, float weight, float& total, float (&out)[vector]) {
+    const std::uint32_t values = blocks_ + summing_ * block * row_bytes;
 #pragma unroll
     for (int i = 0; i < block; ++i) {
-      const float factor = __shfl_sync(~0u, weight, (first + i) & 31);
+      const float factor = __shfl_sync(~0u, weight, at + i);
       float value[vector];
       ptx::load(values + i * row_bytes, value);
       total += factor;
 #pragma unroll
       for (int v = 0; v < vector; ++v) out[v] += factor * value[v];
     }
-    summing_.advance(merge_blocks);
+    summing_ = (summing_ + 1) % merge_blocks;
   }
 
-  /// This lane's of sources [first, first + 32). Around L1: other SMs wrote them during this launch.
-  __device__ __forceinline__ float log_sum_exp(const Piece& piece, int row, int first) const {
-    const int from = piece.num_sources > 32 ? source(piece, first) : piece.source;  // by all lanes
-    if (row >= piece.num_rows || first + lane() >= piece.num_sources) return -INFINITY;
-    return __ldcg(args_.params.attention.partial_lse + partial(piece, row, from));
-  }
   __device__ __forceinline__ int partial(const Piece& piece, int row, int source) const {
     return (source + piece.offset + row) * args_.params.attention.num_kv_heads + piece.kv_head;  // partial_index
   }
 
-  /// The next block, zeros beyond the row's last source.
+  /// The next block, zeros beyond the row's last source; after the last block nothing. A group of copies.
   __device__ __forceinline__ void copy(Piece& piece, Place& place) {
-    if (piece.num_sources > 32 && (place.first & 31) == 0) piece.source = source(piece, place.first);
+    if (place.row < piece.num_rows) copy_block(piece, place);
+    cuda::commit_copies();
+    copying_ = (copying_ + 1) % merge_blocks;
+  }
+  __device__ __forceinline__ void copy_block(Piece& piece, Place& place) {
+    const int at = piece.lane_of(place);
+    if (piece.num_sources > 32 && at == 0) piece.source = source(piece, place.first);
     const AttentionParams& a = args_.params.attention;
     const int stride = a.num_kv_heads * row_bytes;
     const auto* const from = reinterpret_cast<const char*>(a.partial_out + piece.kv_head * head_dim + lane() * vector);
-    const std::uint32_t to = blocks_ + copying_.stage * block * row_bytes;
+    const std::uint32_t to = blocks_ + copying_ * block * row_bytes;
 #pragma unroll
     for (int i = 0; i < block; ++i) {
-      const int row = __shfl_sync(~0u, piece.source, (place.first + i) & 31) + piece.offset + place.row;
+      const int row = __shfl_sync(~0u, piece.source, (place.first + i) % 32) + piece.offset + place.row;
       ptx::copy_own<lane_bytes>(to + i * row_bytes, from + std::int64_t{row} * stride,
                                 place.first + i < piece.num_sources);
     }
-    ptx::barrier_arrive_behind_copies(&barriers_[copying_.stage]);
-    copying_.advance(merge_blocks);
+    if (at == 0) {
+      const int row = piece.row_of(place);
+      const int source = __shfl_sync(~0u, piece.source, piece.source_of_lane());
+      ptx::copy_own<4>(lses_ + copying_ * lse_bytes, a.partial_lse + partial(piece, row, source), row < piece.num_rows);
+    }
     place.advance(piece.num_sources);
   }
 
-  /// The weight of this lane's source beside the highest lse of the 32 and all before them, to which `total` and `out`
-  /// are scaled. A source without tokens weighs nothing.
-  static __device__ __forceinline__ float weigh(float lse, float& most, float& total, float (&out)[vector]) {
+  /// The weight of this lane's source, of those whose log-sum-exps came with the block at `place`, beside the highest
+  /// of its row's and all before them, to which `total` and `out` are brought. A source without tokens weighs nothing.
+  __device__ __forceinline__ float weigh(const Piece& piece, const Place& place, float& most, float& total,
+                                         float (&out)[vector]) const {
     constexpr float log2_e = 1.44269504f;
-    const float higher = fmaxf(most, highest(lse));
+    if (place.first == 0) most = -INFINITY;
+    float lse[1];
+    ptx::load(lses_ + summing_ * lse_bytes, lse);
+    if (place.first + piece.source_of_lane() >= piece.num_sources) lse[0] = -INFINITY;
+    const float higher = fmaxf(most, highest_of_row(piece, lse[0]));
     const float reference = higher == -INFINITY ? 0 : higher;
     const float before = ptx::exp2((most - reference) * log2_e);
     most = higher;
     total *= before;
 #pragma unroll
     for (int v = 0; v < vector; ++v) out[v] *= before;
-    return ptx::exp2((lse - reference) * log2_e);
+    return ptx::exp2((lse[0] - reference) * log2_e);
   }
-  /// Of all lanes: as integers that are ordered like the numbers, for which there is one instruction.
-  static __device__ __forceinline__ float highest(float x) {
-    const auto flip = [](int bits) { return bits ^ (bits >> 31 & 0x7FFFFFFF); };
-    return __int_as_float(flip(__reduce_max_sync(~0u, flip(__float_as_int(x)))));
+  /// Of the lanes of this lane's row.
+  static __device__ __forceinline__ float highest_of_row(const Piece& piece, float x) {
+    if (piece.shift == 5) {
+      const auto flip = [](int bits) { return bits ^ (bits >> 31 & 0x7FFFFFFF); };
+      return __int_as_float(flip(__reduce_max_sync(~0u, flip(__float_as_int(x)))));
+    }
+#pragma unroll
+    for (int shift = 3; shift >= 0; --shift) {
+      const float other = __shfl_xor_sync(~0u, x, 1 << shift);
+      if (shift < 2 || shift < piece.shift) x = fmaxf(x, other);
+    }
+    return x;
   }
 
   __device__ __forceinline__ void store(const Piece& piece, int row, float most, float total,
@@ -207,14 +232,13 @@ class MergeRows {
     } else {
       *reinterpret_cast<std::uint32_t*>(to) = cuda::pack<T>(out[0], out[1]);
     }
-    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = most + logf(total);
+    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = most + ptx::log2(total) * 0.69314718f;
   }
 
   const Arguments& args_;
   const Header& header_;
-  std::uint64_t (&barriers_)[merge_blocks];  // of this warp's blocks
-  std::uint32_t blocks_;                     // this lane's part of them
-  Ring copying_, summing_;
+  std::uint32_t blocks_, lses_;    // this lane's part of this warp's
+  int copying_ = 0, summing_ = 0;  // block
   int next_, step_, rows_;
   cuda::Divisor pieces_;  // of a merge and KV head
   int count_;

@@ -40,10 +40,6 @@ __device__ __forceinline__ void barrier_expect_only(std::uint64_t* barrier, std:
 __device__ __forceinline__ void barrier_arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-/// This thread arrives when the copies it has issued with cp.async are done.
-__device__ __forceinline__ void barrier_arrive_behind_copies(std::uint64_t* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
 __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
   asm volatile(
       "{\n"
@@ -136,14 +132,16 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 __device__ __forceinline__ void copy_16(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
-/// What this thread alone will read: 16 bytes past L1, or 8; zeros where not `valid`.
+/// What this thread alone will read: 16 bytes past L1, or 8 or 4; zeros where not `valid`.
 template <int bytes>
 __device__ __forceinline__ void copy_own(std::uint32_t to, const void* from, bool valid) {
   if constexpr (bytes == 16) {
     copy_16(to, from, valid);
   } else {
-    static_assert(bytes == 8);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0) : "memory");
+    static_assert(bytes == 8 || bytes == 4);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(bytes),
+                 "r"(valid ? bytes : 0)
+                 : "memory");
   }
 }
 __device__ __forceinline__ void load(std::uint32_t from, float (&to)[4]) {
@@ -154,6 +152,9 @@ __device__ __forceinline__ void load(std::uint32_t from, float (&to)[4]) {
 }
 __device__ __forceinline__ void load(std::uint32_t from, float (&to)[2]) {
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(to[0]), "=f"(to[1]) : "r"(from) : "memory");
+}
+__device__ __forceinline__ void load(std::uint32_t from, float (&to)[1]) {
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(to[0]) : "r"(from) : "memory");
 }
 /// 16 bytes to shared memory.
 __device__ __forceinline__ void store_16(std::uint32_t to, const std::uint32_t (&words)[4]) {

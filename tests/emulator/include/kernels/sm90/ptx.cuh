@@ -36,9 +36,6 @@ inline void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes, Place pl
   emulator::barrier_expect(barrier, bytes, place);
   emulator::barrier_arrive(barrier, place);
 }
-inline void barrier_arrive_behind_copies(std::uint64_t* barrier, Place place = Place::current()) {
-  emulator::arrive_behind_copies(barrier, place);
-}
 /// It may say no when the answer is yes: the other lanes see that a moment later.
 inline bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current()) {
   return emulator::barrier_passed(barrier, parity, place) && emulator::draw(64) != 0;
