@@ -73,6 +73,7 @@ struct DeviceSpec {
   double partial_bandwidth = 1;  // partials written and read back, all workers together (from cache)
   double cache_bytes = 0;        // last-level cache
   double merge_seconds = 0;      // fixed cost of one (merge, KV head)
+  double source_seconds = 0;     // of the longest merge, each source: a row's are added one after the other
   double phase_seconds = 0;      // one barrier between phases
   double launch_seconds = 0;     // fixed cost of one run
 

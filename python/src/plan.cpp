@@ -133,6 +133,7 @@ Examples
       .def_rw("partial_bandwidth", &DeviceSpec::partial_bandwidth)
       .def_rw("cache_bytes", &DeviceSpec::cache_bytes)
       .def_rw("merge_seconds", &DeviceSpec::merge_seconds)
+      .def_rw("source_seconds", &DeviceSpec::source_seconds)
       .def_rw("phase_seconds", &DeviceSpec::phase_seconds)
       .def_rw("launch_seconds", &DeviceSpec::launch_seconds);
 }

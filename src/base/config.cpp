@@ -93,6 +93,7 @@ void DeviceSpec::validate() const {
   check_number(partial_bandwidth, false, "device.partial_bandwidth");
   check_number(cache_bytes, true, "device.cache_bytes");
   check_number(merge_seconds, true, "device.merge_seconds");
+  check_number(source_seconds, true, "device.source_seconds");
   check_number(phase_seconds, true, "device.phase_seconds");
   check_number(launch_seconds, true, "device.launch_seconds");
 }

@@ -307,20 +307,23 @@ void Balance::deal_short() {
   begin[num_workers] = static_cast<std::int32_t>(dealt);
 }
 
-// What the splits add to the merging: whole merges of rows that had one source, and sources to read back. The first
-// merge of a plan also brings the wait before merging.
+// What the splits add to the merging: whole merges of rows that had one source, sources to read back, and sources of
+// the longest merge. The first merge of a plan also brings the wait before merging.
 double Balance::merging_of(std::span<const std::int32_t> pieces) const {
   double rows = 0, sources = 0;
+  std::int32_t most = 0;
   for (std::size_t i = 0; i < list_.size(); ++i) {
     if (pieces[i] <= 1) continue;
     const Tile& t = tile(i);
+    const std::int32_t added = t.merged ? pieces[i] - 1 : pieces[i];
     rows += t.merged ? 0 : t.num_rows;
-    sources += static_cast<double>(t.num_rows) * (t.merged ? pieces[i] - 1 : pieces[i]);
+    sources += static_cast<double>(t.num_rows) * added;
+    most = std::max(most, added);
   }
   if (rows == 0 && sources == 0) return 0;
   const double units_per_worker = static_cast<double>(cost_->num_heads()) / cost_->num_workers();
   return std::ceil(rows / max_merge_rows * units_per_worker) * cost_->merge_seconds() +
-         sources * cost_->partial_row_seconds() * units_per_worker +
+         sources * cost_->partial_row_seconds() * units_per_worker + most * cost_->source_seconds() +
          (setting_.merges_anyway ? 0 : cost_->phase_seconds());
 }
 

@@ -58,6 +58,7 @@ class CostModel {
     partial_bytes_ = 4.0 * (config.head_dim + 1);  // f32: out and lse
     partial_row_seconds_ = partial_bytes_ / (device.partial_bandwidth / workers);
     merge_seconds_ = device.merge_seconds;
+    source_seconds_ = device.source_seconds;
     phase_seconds_ = device.phase_seconds;
     launch_seconds_ = device.launch_seconds;
   }
@@ -70,6 +71,7 @@ class CostModel {
   double operations() const { return operations_; }        // of one row and token
   double partial_bytes() const { return partial_bytes_; }  // of one row and KV head
   double merge_seconds() const { return merge_seconds_; }
+  double source_seconds() const { return source_seconds_; }
   double phase_seconds() const { return phase_seconds_; }
   double launch_seconds() const { return launch_seconds_; }
   /// All workers reading so many tokens, every KV head.
@@ -153,7 +155,7 @@ class CostModel {
   std::array<DeviceSpec::Lane, num_lanes> spec_;
   std::array<double, num_lanes> row_token_seconds_{};
   double kv_bytes_, read_bandwidth_, read_token_seconds_, operations_;
-  double partial_bytes_, partial_row_seconds_, merge_seconds_, phase_seconds_, launch_seconds_;
+  double partial_bytes_, partial_row_seconds_, merge_seconds_, source_seconds_, phase_seconds_, launch_seconds_;
 };
 
 /// Tilings at one price. Most requests of a batch have the same number of rows, and few rows make one tile however many

@@ -300,8 +300,11 @@ void Emitter::model(const Forest& forest, const Rows& rows, const CostModel& cos
   m.partial_bytes = static_cast<std::int64_t>(2.0 * static_cast<double>(plan.num_partial_rows) * cost.partial_bytes() *
                                               cost.num_heads());
   const auto merges = static_cast<std::int64_t>(plan.merges.size()) * cost.num_heads();
+  std::int32_t most_sources = 0;
+  for (const Merge& merge : plan.merges) most_sources = std::max(most_sources, merge.num_sources);
   m.merge_seconds = static_cast<double>(ceil_div<std::int64_t>(merges, cost.num_workers())) * cost.merge_seconds() +
-                    static_cast<double>(plan.num_partial_rows) * cost.partial_row_seconds() * units_per_worker;
+                    static_cast<double>(plan.num_partial_rows) * cost.partial_row_seconds() * units_per_worker +
+                    most_sources * cost.source_seconds();
   const std::size_t steps = plan.phases.size() + (plan.merges.empty() ? 0 : 1);
   m.fixed_seconds = cost.launch_seconds() + (steps > 1 ? static_cast<double>(steps - 1) * cost.phase_seconds() : 0.0);
   m.seconds = m.fixed_seconds + m.item_seconds + m.merge_seconds;

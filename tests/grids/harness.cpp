@@ -265,7 +265,8 @@ Verdict Problem::run(const Forest& forest, Strategy strategy, const Target& targ
     execution.device = device_spec(target, config(strategy), options_.num_workers);
     if (options_.free_of_costs) {
       execution.device->wide.item_seconds = execution.device->narrow.item_seconds = 0;
-      execution.device->merge_seconds = execution.device->phase_seconds = execution.device->launch_seconds = 0;
+      execution.device->merge_seconds = execution.device->source_seconds = 0;
+      execution.device->phase_seconds = execution.device->launch_seconds = 0;
       execution.device->partial_bandwidth = 1e15;
     }
   }

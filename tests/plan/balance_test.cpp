@@ -87,6 +87,22 @@ TEST(Balance, OneRequestIsSplitOverTheWholeDevice) {
   EXPECT_EQ(plan.merges.size(), 1u);
 }
 
+TEST(Balance, SplitsMustEarnTheSourcesTheyAdd) {
+  // One request over the whole device: as many pieces as it has workers, each one source more of every row.
+  const Forest forest = test::prefix_forest(1, 65536, 64, 16);
+  const auto most_sources = [&](double source_seconds) {
+    DeviceSpec device = DeviceSpec::h200();
+    device.source_seconds = source_seconds;
+    const Plan plan = Planner(device, test::config_of(8, 1, 16)).plan(forest);
+    int most = 0;
+    for (const Merge& merge : plan.merges) most = std::max(most, merge.num_sources);
+    EXPECT_GE(plan.model.merge_seconds, most * source_seconds);
+    return most;
+  };
+  EXPECT_GT(most_sources(0), 100);
+  EXPECT_EQ(most_sources(1e-5), 0) << "reading it all by one worker takes less";
+}
+
 TEST(Balance, MoreWorkersThanTheWorkIsWorth) {
   DeviceSpec device = DeviceSpec::generic_cpu(200);
   const Forest forest = separate_forest(std::vector<std::int32_t>{40, 20}, 16);

@@ -14,7 +14,7 @@ TEST(DeviceSpec, H200SaysWhatWasMeasured) {
   const DeviceSpec spec = DeviceSpec::h200();
   EXPECT_EQ(spec.num_workers, 132);
   EXPECT_TRUE(spec.lanes_overlap);
-  EXPECT_EQ(spec.read_bandwidth, 4.5e12);
+  EXPECT_EQ(spec.read_bandwidth, 4.3e12);
   EXPECT_EQ(spec.wide.flops, 680e12);
   // The narrow lane hides behind its own reads up to its last row.
   EXPECT_GE(spec.narrow.flops, spec.narrow.max_rows * spec.read_bandwidth);

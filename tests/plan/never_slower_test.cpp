@@ -18,10 +18,16 @@ DeviceSpec without_overlap() {
   spec.name = "H200 without overlap";
   spec.num_workers = 264;
   spec.lanes_overlap = false;
+  spec.wide.row_granule = 64;
   spec.wide.flops = 240e12;
   spec.wide.item_seconds = 4e-6;
+  spec.narrow.flops = 160e12;
   spec.narrow.item_seconds = 3.2e-6;
   spec.worker_bandwidth = 30e9;
+  spec.partial_bandwidth = 1.9e12;
+  spec.source_seconds = 0;
+  spec.phase_seconds = 7e-6;
+  spec.launch_seconds = 4e-6;
   return spec;
 }
 

@@ -72,6 +72,7 @@ DeviceSpec random_device() {
   device.worker_bandwidth = log_uniform(1e9, 1e11);
   device.partial_bandwidth = log_uniform(1e9, 1e13);
   device.merge_seconds = *rc::gen::element(0.0, 1e-7, 1e-6);
+  device.source_seconds = *rc::gen::element(0.0, 2e-8, 1e-6);
   device.phase_seconds = *rc::gen::element(0.0, 1e-6, 5e-6);
   device.launch_seconds = 2e-6;
   return device;

@@ -37,6 +37,7 @@ void print(const DeviceSpec& spec, std::FILE* text) {
   line("partials", rate(spec.partial_bandwidth));
   line("last-level cache", format_bytes(spec.cache_bytes));
   line("per merge", format_seconds(spec.merge_seconds));
+  line("per source", format_seconds(spec.source_seconds));
   line("per barrier", format_seconds(spec.phase_seconds));
   line("per run", format_seconds(spec.launch_seconds));
 }

@@ -77,6 +77,7 @@ nlohmann::ordered_json to_json(const DeviceSpec& spec) {
           {"partial_bandwidth", spec.partial_bandwidth},
           {"cache_bytes", spec.cache_bytes},
           {"merge_seconds", spec.merge_seconds},
+          {"source_seconds", spec.source_seconds},
           {"phase_seconds", spec.phase_seconds},
           {"launch_seconds", spec.launch_seconds}};
 }
@@ -98,6 +99,7 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
   reader.read("partial_bandwidth", spec.partial_bandwidth);
   reader.read("cache_bytes", spec.cache_bytes);
   reader.read("merge_seconds", spec.merge_seconds);
+  reader.read("source_seconds", spec.source_seconds);
   reader.read("phase_seconds", spec.phase_seconds);
   reader.read("launch_seconds", spec.launch_seconds);
   spec.validate();

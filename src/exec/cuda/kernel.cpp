@@ -110,13 +110,16 @@ DeviceSpec device_spec_of(const Kernel& kernel, int num_ctas) {
   const double full = std::min(1.0, num_ctas / 264.0);
   spec.name += ", plain kernel";
   spec.lanes_overlap = false;
+  spec.wide.row_granule = std::min(64, spec.wide.max_rows);
   spec.wide.flops = 240e12 * full;
   spec.wide.item_seconds = 4e-6;
   spec.narrow.flops = 160e12 * full;
   spec.narrow.item_seconds = 3.2e-6;
+  spec.read_bandwidth = 4.5e12;
   spec.worker_bandwidth = 30e9;
   spec.partial_bandwidth = 1.9e12 * full;
   spec.merge_seconds = 0.05e-6;
+  spec.source_seconds = 0;
   spec.phase_seconds = 7e-6;
   spec.launch_seconds = 4e-6;
   return spec;
