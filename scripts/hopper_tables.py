@@ -197,8 +197,7 @@ first.
 Floor: the longer of reading exactly the distinct pages once, by the fastest of three readers, and the operations at the
 rate of a cuBLAS product of 8192 cubed (the fastest ten in a row, {decode['rows'][0]['matrix_tflops']:.0f} TFLOP/s in
 this run) plus an empty graph. Floor and kernels take turns in one process.
-Plans were made with the device facts that the JSON holds (`device.spec`). Those of the plain kernel have been fitted to
-these runs since (`src/exec/cuda/kernel.cpp`).
+Plans were made with the device facts that the JSON holds (`device.spec`).
 
 ## Decode, against the best of its peers
 
