@@ -82,8 +82,9 @@ nb::object capsule_of_tensor(nb::handle object) {
   return capsule;
 }
 
-// There is no backward pass: a gradient that PyTorch would record is refused before it is lost. The attribute costs as
-// much as the rest of reading a tensor, so it is read of floating-point inputs alone.
+// There is no backward pass: a gradient that PyTorch would record is refused before it is lost, as is a tensor that it
+// would not let anyone write to. The attribute costs as much as the rest of reading a tensor, so it is read of
+// floating-point tensors alone.
 void refuse_gradient(nb::handle tensor, const Array& array, const char* name) {
   const auto code = static_cast<dtype_code>(array.dtype.code);
   if (code != dtype_code::Float && code != dtype_code::Bfloat) return;
@@ -130,7 +131,7 @@ Array read_array(nb::handle object, const char* name, Access access) {
       refuse(name, "a tensor with memory on cpu or cuda", full_type_name(object));
     }
     take(array, view, name);
-    if (access == Access::read) refuse_gradient(object, array, name);
+    refuse_gradient(object, array, name);
     array.writable = true;
     return array;
   }
@@ -147,7 +148,7 @@ Array read_array(nb::handle object, const char* name, Access access) {
     }
     throw nb::type_error((std::string(name) + ": expected an array, got " + full_type_name(object)).c_str());
   }
-  if (capsule.is_valid() && access == Access::read) refuse_gradient(object, array, name);
+  if (capsule.is_valid()) refuse_gradient(object, array, name);
   if (access == Access::write && !array.writable) {
     refuse(name, "an array that can be written", "a read-only " + full_type_name(object));
   }

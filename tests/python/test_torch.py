@@ -116,6 +116,8 @@ def test_gradients_are_refused(batch, kv, planned, monkeypatch, exchange):
     before = batch.pages.copy()
     for name, call in {
         "q": lambda: planned.run(wanted * 1, kv, out),  # as of a layer with weights that learn
+        "out": lambda: planned.run(q, kv, wanted),
+        "lse": lambda: planned.run(q, kv, out, sums.clone().requires_grad_()),
         "k": lambda: tl.append_kv(kv, rows.clone().requires_grad_(), rows, [0, 1]),
         "v": lambda: tl.append_kv(kv, rows, rows.clone().requires_grad_(), [0, 1]),
         "kv": lambda: tl.KvCache.interleaved(pages.clone().requires_grad_()),
