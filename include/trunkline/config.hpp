@@ -73,11 +73,11 @@ struct DeviceSpec {
   double partial_bandwidth = 1;  // partials written and read back, all workers together (from cache)
   double cache_bytes = 0;        // last-level cache
   double merge_seconds = 0;      // fixed cost of one (merge, KV head)
-  double source_seconds = 0;     // of the longest merge, each source: a row's are added one after the other
+  double source_seconds = 0;     // per source of the row with most: they are added one after the other
   double phase_seconds = 0;      // one barrier between phases
   double launch_seconds = 0;     // fixed cost of one run
 
-  /// One NVIDIA H200 (132 SMs, two lanes), from measurements on one such card on 2026-11-22.
+  /// One NVIDIA H200 (132 SMs, two lanes), from measurements on such cards until 2026-11-24.
   static DeviceSpec h200();
   /// A middling x86-64 or Arm64 server core, times `num_workers`. Use `calibrate` for a real machine.
   static DeviceSpec generic_cpu(int num_workers);

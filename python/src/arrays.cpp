@@ -82,9 +82,9 @@ nb::object capsule_of_tensor(nb::handle object) {
   return capsule;
 }
 
-// There is no backward pass: a gradient that PyTorch would record is refused before it is lost, as is a tensor that it
-// would not let anyone write to. The attribute costs as much as the rest of reading a tensor, so it is read of
-// floating-point tensors alone.
+// There is no backward pass: a gradient that PyTorch would record is refused before it is lost; so is an output that
+// requires one, as what is written to it would not be recorded. The attribute costs as much as the rest of reading a
+// tensor, so it is read of floating-point tensors alone.
 void refuse_gradient(nb::handle tensor, const Array& array, const char* name) {
   const auto code = static_cast<dtype_code>(array.dtype.code);
   if (code != dtype_code::Float && code != dtype_code::Bfloat) return;

@@ -169,8 +169,8 @@ enqueued, and may be captured into a graph when `out` (and `lse`) are given.
 Parameters
 ----------
 q : array [sum(qo_lens) or more, num_qo_heads, head_dim]
-    config.dtype, contiguous head_dim, in the caller's order. There is no gradient: a tensor that requires one is refused
-    where PyTorch records, and nothing is recorded of what is written to out and lse.
+    config.dtype, contiguous head_dim, in the caller's order. There is no gradient: a tensor that requires one, out and
+    lse too, is refused where PyTorch records.
 kv : KvCache
 out : array like q, optional
     Allocated like q when not given.

@@ -307,8 +307,8 @@ void Balance::deal_short() {
   begin[num_workers] = static_cast<std::int32_t>(dealt);
 }
 
-// What the splits add to the merging: whole merges of rows that had one source, sources to read back, and sources of
-// the longest merge. The first merge of a plan also brings the wait before merging.
+// What the splits add to the merging: whole merges of rows that had one source, sources to read back, and, for the
+// longest merge, the most that one tile adds. The first merge of a plan also brings the wait before merging.
 double Balance::merging_of(std::span<const std::int32_t> pieces) const {
   double rows = 0, sources = 0;
   std::int32_t most = 0;

@@ -4,10 +4,10 @@
 namespace trunkline {
 
 // Fitted to 877 cold times of the Hopper kernel at commit 82daf86: `auto` on the grids of decode, ChunkAttention,
-// Hydragen, FastTree, PAT, the ThunderKittens port and small batches, with the plans of four sets of facts, so that
-// plans that are not chosen are priced as they are, too. What `auto` is modelled at beside what it takes stands in the
-// tables of docs/benchmarks/. A cold run includes what the model does not see apart: the launch and the chains of loads
-// at the start, behind an emptied L2. Unshared reads of the same pages come from L2 in part: the model takes them
+// Hydragen, FastTree, PAT and the ThunderKittens port with the plans of four sets of facts, so that plans that are not
+// chosen are priced as they are, too, and on five small batches with one. What `auto` is modelled at beside what it
+// takes stands in docs/benchmarks/. A cold run includes what the model does not see apart: the launch and the chains of
+// loads at the start, behind an emptied L2. Unshared reads of the same pages come from L2 in part: the model takes them
 // for 1.3 to 1.8 times as long as they are.
 DeviceSpec DeviceSpec::h200() {
   DeviceSpec spec;

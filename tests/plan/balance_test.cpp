@@ -100,7 +100,7 @@ TEST(Balance, SplitsMustEarnTheSourcesTheyAdd) {
     return most;
   };
   EXPECT_GT(most_sources(0), 100);
-  EXPECT_EQ(most_sources(1e-5), 0) << "reading it all by one worker takes less";
+  EXPECT_EQ(most_sources(1e-5), 0) << "one worker alone takes less than any cut that is tried";
 }
 
 TEST(Balance, MoreWorkersThanTheWorkIsWorth) {

@@ -23,8 +23,10 @@ DeviceSpec without_overlap() {
   spec.wide.item_seconds = 4e-6;
   spec.narrow.flops = 160e12;
   spec.narrow.item_seconds = 3.2e-6;
+  spec.read_bandwidth = 4.5e12;
   spec.worker_bandwidth = 30e9;
   spec.partial_bandwidth = 1.9e12;
+  spec.merge_seconds = 0.05e-6;
   spec.source_seconds = 0;
   spec.phase_seconds = 7e-6;
   spec.launch_seconds = 4e-6;

