@@ -12,6 +12,7 @@
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/ptx.cuh"
 #include "kernels/sm90/units.cuh"
+#include "kernels/sm90/write_rows.cuh"
 
 namespace trunkline::kernels::sm90 {
 
@@ -114,21 +115,20 @@ class MergeRows {
     copying_ = summing_ = 0;
 #pragma unroll 1
     for (int i = 1; i < merge_blocks; ++i) copy(piece, copied);
-    const Piece now = piece;
     next_ += step_, find();
     float most = -INFINITY, total = 0, weight = 0, out[vector];
     zero(out);
 #pragma unroll 1
-    while (summed.row < now.num_rows) {
+    while (summed.row < piece.num_rows) {
       copy(piece, copied);
       cuda::wait_copies<merge_blocks - 1>();
-      const int at = now.lane_of(summed);
-      if (at == 0) weight = weigh(now, summed, most, total, out);
+      const int at = piece.lane_of(summed);
+      if (at == 0) weight = weigh(piece, summed, most, total, out);
       add_block(at, weight, total, out);
       const int row = summed.row;
-      summed.advance(now.num_sources);
+      summed.advance(piece.num_sources);
       if (summed.row != row) {
-        store(now, row, __shfl_sync(~0u, most, at), total, out);
+        store(piece, row, __shfl_sync(~0u, most, at), total, out);
         total = 0, zero(out);
       }
     }
@@ -235,7 +235,7 @@ class MergeRows {
     } else {
       *reinterpret_cast<std::uint32_t*>(to) = cuda::pack<T>(out[0], out[1]);
     }
-    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = most + ptx::log2(total) * 0.69314718f;
+    if (a.lse != nullptr && lane() == 0) *cuda::lse_of(a, place) = most + ptx::log2(total) * log_2;
   }
 
   const Arguments& args_;

@@ -21,9 +21,10 @@ __device__ __forceinline__ RowTarget target_of(const AttentionParams& params, in
   return {cuda::row_of<T>(params.out, place), params.lse == nullptr ? nullptr : cuda::lse_of(params, place)};
 }
 
+inline constexpr float log_2 = 0.693147181f;
+
 /// The log-sum-exp of scores whose exponentials base 2, less the reference, sum to `sum`. `to` may be null.
 __device__ __forceinline__ void write_lse(float* to, float reference, float sum) {
-  constexpr float log_2 = 0.693147181f;
   if (to != nullptr) *to = sum == 0 ? -INFINITY : (reference + ptx::log2(sum)) * log_2;
 }
 
