@@ -53,10 +53,11 @@ struct AttentionConfig {
 struct DeviceSpec {
   /// One list of items that a worker advances independently of its other lane.
   struct Lane {
-    int max_rows = 0;         // rows of one item at most; 0: the device has no such lane
-    int row_granule = 1;      // rows are computed in multiples of this many
-    double flops = 0;         // all workers together, on full granules
-    double item_seconds = 0;  // fixed cost of one (item, KV head)
+    int max_rows = 0;           // rows of one item at most; 0: the device has no such lane
+    int row_granule = 1;        // rows are computed in multiples of this many
+    double flops = 0;           // all workers together, on full granules
+    double item_seconds = 0;    // fixed cost of one (item, KV head)
+    double masked_seconds = 0;  // more, of one with rows that do not see all its tokens (causal masks)
   };
 
   std::string name;
@@ -66,6 +67,8 @@ struct DeviceSpec {
   int packed_tokens = 0;         // the longest of such items
   Lane wide;                     // many rows per item, bound by arithmetic
   Lane narrow;                   // few rows per item, bound by bytes
+  double paired_flops = 0;       // of the wide lane where workers 2i and 2i + 1 share the tokens of an item of up to
+                                 // 2 * wide.max_rows rows, half of the rows each; 0: they cannot
   bool lanes_overlap = false;    // a worker advances both lanes at once (GPU), or one item at a time (CPU)
   double overlap_penalty = 0;    // when both lanes are busy, the longer one takes this much longer (0.2 = 20 %)
   double read_bandwidth = 1;     // KV reads, all workers together

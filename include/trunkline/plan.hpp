@@ -49,7 +49,8 @@ struct Plan {
   /// head u % num_kv_heads. A lane's units form two bands: the long ones come first, then short ones that fill up what
   /// the long ones leave uneven. In each band worker w takes the units [s[w], s[w + 1]), s = schedule +
   /// schedule_offset(phase, lane, band); band 1 begins at the unit where band 0 ends. A backend that balances by itself
-  /// may ignore it and take the items in order.
+  /// may ignore it and take the items in order. Where the plan is `paired`, worker 2i has the wide units of a pair and
+  /// worker 2i + 1 none of its own: the two take each of them together, the first 128 rows and the rest.
   std::vector<std::int32_t> schedule;
   /// lane 0 wide, 1 narrow; band 0 long, 1 short.
   std::size_t schedule_offset(std::size_t phase, int lane, int band) const noexcept {
@@ -59,6 +60,7 @@ struct Plan {
 
   // What it was made from and for.
   int num_workers = 0;
+  bool paired = false;  // wide items have up to 2 * wide.max_rows rows, for two workers each
   int num_kv_heads = 0;
   int group_size = 0;
   Strategy strategy = Strategy::automatic;

@@ -114,7 +114,8 @@ Examples
       .def_rw("max_rows", &DeviceSpec::Lane::max_rows)
       .def_rw("row_granule", &DeviceSpec::Lane::row_granule)
       .def_rw("flops", &DeviceSpec::Lane::flops)
-      .def_rw("item_seconds", &DeviceSpec::Lane::item_seconds);
+      .def_rw("item_seconds", &DeviceSpec::Lane::item_seconds)
+      .def_rw("masked_seconds", &DeviceSpec::Lane::masked_seconds);
   spec.def_static("h200", &DeviceSpec::h200, "One NVIDIA H200.")
       .def_static("generic_cpu", &DeviceSpec::generic_cpu, nb::arg("num_workers"),
                   "A middling server core, times that.")
@@ -126,6 +127,7 @@ Examples
       .def_rw("packed_tokens", &DeviceSpec::packed_tokens)
       .def_rw("wide", &DeviceSpec::wide)
       .def_rw("narrow", &DeviceSpec::narrow)
+      .def_rw("paired_flops", &DeviceSpec::paired_flops)
       .def_rw("lanes_overlap", &DeviceSpec::lanes_overlap)
       .def_rw("overlap_penalty", &DeviceSpec::overlap_penalty)
       .def_rw("read_bandwidth", &DeviceSpec::read_bandwidth)

@@ -23,6 +23,7 @@ void check_lane(const DeviceSpec::Lane& lane, const std::string& name) {
   require(lane.row_granule >= 1, (name + ".row_granule").c_str(), "1 or more", lane.row_granule);
   check_number(lane.flops, false, name + ".flops");
   check_number(lane.item_seconds, true, name + ".item_seconds");
+  check_number(lane.masked_seconds, true, name + ".masked_seconds");
 }
 
 }  // namespace
@@ -88,6 +89,7 @@ void DeviceSpec::validate() const {
   check_lane(narrow, "device.narrow");
   require(wide.max_rows > 0 || narrow.max_rows > 0, "device.wide.max_rows", "at least one lane with rows", 0);
   check_number(overlap_penalty, true, "device.overlap_penalty");
+  check_number(paired_flops, true, "device.paired_flops");
   check_number(read_bandwidth, false, "device.read_bandwidth");
   check_number(worker_bandwidth, false, "device.worker_bandwidth");
   check_number(partial_bandwidth, false, "device.partial_bandwidth");

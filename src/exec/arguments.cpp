@@ -124,13 +124,17 @@ void check_same_device(const Device& device, const Device& expected, const char*
   refuse(argument, "device", to_string(expected), to_string(device));
 }
 
-void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, const std::string& where) {
+void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, int max_paired_rows,
+                    const std::string& where) {
   const auto check = [&](const DeviceSpec::Lane& lane, int most, const char* name) {
     require(lane.max_rows <= most, name, "at most " + std::to_string(most) + ", the most rows of an item " + where,
             lane.max_rows);
   };
   check(spec.wide, max_wide_rows, "options.device.wide.max_rows");
   check(spec.narrow, max_narrow_rows, "options.device.narrow.max_rows");
+  require(spec.paired_flops == 0 || 2 * spec.wide.max_rows <= max_paired_rows, "options.device.paired_flops",
+          "0, as items of " + std::to_string(2 * spec.wide.max_rows) + " rows are more than one can have " + where,
+          spec.paired_flops);
 }
 
 void check_row_granule(const DeviceSpec& spec, int granule, const std::string& who) {

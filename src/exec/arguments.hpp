@@ -19,7 +19,8 @@ void check_device(const Device& device, const char* argument);
 void check_same_device(const Device& device, const Device& expected, const char* argument);
 
 /// Lanes of at most so many rows per item, which is what the kernel `where` takes.
-void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, const std::string& where);
+void check_max_rows(const DeviceSpec& spec, int max_wide_rows, int max_narrow_rows, int max_paired_rows,
+                    const std::string& where);
 
 /// Lanes that cut items between rows at multiples of `granule`, as `who` does.
 void check_row_granule(const DeviceSpec& spec, int granule, const std::string& who);

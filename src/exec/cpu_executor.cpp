@@ -37,7 +37,8 @@ ExecutionOptions checked(const ExecutionOptions& options) {
 DeviceSpec device_spec_of(const ExecutionOptions& options) {
   DeviceSpec spec = options.device ? *options.device : DeviceSpec::generic_cpu(options.num_threads);
   spec.validate();
-  check_max_rows(spec, kernels::cpu::max_item_rows, kernels::cpu::max_item_rows, "on the CPU");
+  check_max_rows(spec, kernels::cpu::max_item_rows, kernels::cpu::max_item_rows, kernels::cpu::max_item_rows,
+                 "on the CPU");
   return spec;
 }
 

@@ -14,6 +14,10 @@ namespace trunkline::kernels {
 /// Kernels that run the static schedule take several KV heads of a short item at once: as many as have so few rows
 /// together, of items of so few tokens.
 inline constexpr int packed_rows = 8, packed_tokens = 96;
+/// Rows of a wide item that the first CTA of a pair takes, the second those behind them.
+inline constexpr int paired_rows_each = 128;
+/// Their stages of 64 tokens, dealt to the two lanes.
+inline constexpr int ring_stages = 6, tile_tokens = 64;
 
 /// A WorkItem with its one segment: what a unit (item, KV head) of either kernel needs, in one sector.
 struct alignas(32) CudaItem {
@@ -32,14 +36,15 @@ struct alignas(32) CudaItem {
 struct CtaWork {
   static constexpr int num_first_pages = 16;
   /// Unit u is item u / num_kv_heads of the CudaItems from byte `items` of the block on, KV head u % num_kv_heads. The
-  /// CTA takes the units of run 0, then those of run 1. Run 0 is empty only when both are.
+  /// CTA takes the units of run 0, then those of run 1. Run 0 is empty only when both are. The two CTAs of a pair have
+  /// the same units of different items: the first have up to 128 rows, the others what is left, which may be none.
   struct alignas(128) Lane {
     CudaItem first;  // the item of unit begin[0], so that its loads wait for nothing else
     std::uint32_t items;
     std::int32_t first_head;
     std::int32_t begin[2], end[2];
-    std::int32_t num_tiles;                     // of 64 tokens, of all its units, heads taken at once together
-    std::int32_t other_tiles;                   // of the other lane
+    std::int32_t num_stages;                    // of shared memory, that the lane's tokens pass through
+    std::int32_t paired;                        // 1: CTAs 2i and 2i + 1 take these units together, and so many stages
     std::int32_t first_pages[num_first_pages];  // of the first item, from that of token_begin on, as far as it goes
   };
   Lane wide, narrow;

@@ -34,7 +34,7 @@ void Balance::make(const CostModel& cost, const Setting& setting, std::span<Tile
     longest = std::max(longest, seconds);
   }
   uncut_longest_ = longest;
-  uncut_mean_ = sum * cost.num_heads() / cost.num_workers();
+  uncut_mean_ = sum * cost.num_heads() / setting_.num_workers;
 
   best_.score = uncut;
   const bool fill_up = setting.options.allowed && setting.options.fill_up;
@@ -76,7 +76,7 @@ void Balance::try_caps(double longest) {
 }
 
 void Balance::try_rounds(double longest, int round, bool all) {
-  const auto most = static_cast<std::int64_t>(round) * cost_->num_workers() / cost_->num_heads();
+  const auto most = static_cast<std::int64_t>(round) * setting_.num_workers / cost_->num_heads();
   if (most < (all ? static_cast<std::int64_t>(list_.size()) : 1)) return;
   double cap = uncut_mean_ / round;
   for (int step = 0; step < 16 && cap < longest; ++step) {
@@ -97,10 +97,10 @@ void Balance::attempt(double longest, double over, bool fill_up) {
   const auto better = [this](double busiest) {
     return cost_->together(busiest, setting_.other_seconds) + trial_.merging < best_.score;
   };
-  const double least = std::max(trial_.seconds / cost_->num_workers(), trial_.longest_unit);
+  const double least = std::max(trial_.seconds / setting_.num_workers, trial_.longest_unit);
   if (!better(least)) return;
   // Some worker takes at least this many units, whoever it is.
-  const std::int64_t most_units = ceil_div<std::int64_t>(trial_.num_units, cost_->num_workers());
+  const std::int64_t most_units = ceil_div<std::int64_t>(trial_.num_units, setting_.num_workers);
   const bool can_win = better(static_cast<double>(most_units) * trial_.shortest_unit * (1 - slack));
   if (!can_win && !fill_up) return;
   deal_long(over);
@@ -168,9 +168,9 @@ double Balance::seconds_from(std::size_t first) const {
 // One worker after the other takes units while they fit under the capacity: the mean, or one unit if that is longer,
 // and `over` more. The first tile that is not dealt as a whole, and all after it, are left for the short band.
 void Balance::deal_long(double over) {
-  const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
+  const auto num_workers = static_cast<std::size_t>(setting_.num_workers);
   const double capacity =
-      std::max(trial_.seconds / cost_->num_workers(), trial_.longest_unit) * (1 + std::max(over, slack));
+      std::max(trial_.seconds / setting_.num_workers, trial_.longest_unit) * (1 + std::max(over, slack));
 
   std::vector<std::int32_t>& begin = trial_.begin[0];
   begin.assign(num_workers + 1, 0);
@@ -228,7 +228,7 @@ void Balance::refine_rest() {
   for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
     fixed = std::max(fixed, tile(i).fixed_seconds + tile(i).partial_seconds);
   }
-  const double rest = seconds_from(trial_.num_long) / cost_->num_workers();
+  const double rest = seconds_from(trial_.num_long) / setting_.num_workers;
   const double grain = std::max(2 * fixed, std::sqrt(2 * rest * fixed));
   for (std::size_t i = trial_.num_long; i < list_.size(); ++i) {
     if (trial_.unit_seconds[i] > grain) cut_tile(i, grain, [](double x) { return std::round(x); });
@@ -238,7 +238,7 @@ void Balance::refine_rest() {
 
 // Deals the rest so that every worker comes up to the level at which all of it is used.
 void Balance::deal_short() {
-  const auto num_workers = static_cast<std::size_t>(cost_->num_workers());
+  const auto num_workers = static_cast<std::size_t>(setting_.num_workers);
   double* const load = trial_.load.data();
   std::vector<std::int32_t>& begin = trial_.begin[1];
   begin.assign(num_workers + 1, 0);

@@ -31,6 +31,7 @@ class Balance {
     std::int32_t split_granule = 1;  // tokens
     bool merges_anyway = false;      // the plan has merges whatever is decided here
     double other_seconds = 0;        // of the other lane, where lanes overlap
+    int num_workers = 1;             // pairs count once
   };
   /// Makes a share of its members; what it holds from the last time may spare the sorting. Sets num_pieces of the
   /// tiles.

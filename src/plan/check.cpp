@@ -108,6 +108,7 @@ class Checker {
       const Phase& phase = plan_.phases[p];
       const std::int32_t items[2] = {phase.wide_end - phase.item_begin, phase.item_end - phase.wide_end};
       for (int lane = 0; lane < 2; ++lane) {
+        const bool paired = plan_.paired && lane == 0;
         std::int64_t next = 0;
         for (int band = 0; band < 2; ++band) {
           const std::size_t at = plan_.schedule_offset(p, lane, band);
@@ -115,6 +116,9 @@ class Checker {
           for (int w = 0; w < plan_.num_workers; ++w) {
             ensure(plan_.schedule[at + w] <= plan_.schedule[at + w + 1], entry("schedule", at + w + 1),
                    "at least " + std::to_string(plan_.schedule[at + w]), plan_.schedule[at + w + 1]);
+            ensure(!paired || w % 2 == 0 || plan_.schedule[at + w + 1] == plan_.schedule[at + w],
+                   entry("schedule", at + w + 1), std::to_string(plan_.schedule[at + w]) + ", the units of a pair",
+                   plan_.schedule[at + w + 1]);
           }
           next = plan_.schedule[at + plan_.num_workers];
         }

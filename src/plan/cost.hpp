@@ -45,6 +45,7 @@ class CostModel {
         packed_tokens_(device.packed_tokens),
         lanes_overlap_(device.lanes_overlap),
         overlap_penalty_(device.overlap_penalty),
+        pair_gain_(device.paired_flops / std::max(device.wide.flops, 1.0)),
         spec_{device.wide, device.narrow} {
     const double workers = device.num_workers;
     const double share = std::min(device.worker_bandwidth, device.read_bandwidth / workers);
@@ -65,6 +66,20 @@ class CostModel {
 
   int num_workers() const { return num_workers_; }
   int num_heads() const { return num_heads_; }
+
+  /// Two workers may share the tokens of a wide item, half of the rows each, and, as decided, do.
+  bool can_pair() const { return pair_gain_ > 0 && lanes_overlap_ && num_workers_ % 2 == 0; }
+  bool paired() const { return paired_; }
+  void set_paired(bool paired) { paired_ = paired; }
+  /// How much faster each is than alone.
+  double pair_gain() const { return pair_gain_; }
+  std::int32_t paired_rows() const { return 2 * spec_[wide_lane].max_rows; }
+  int workers_of_item(int lane) const { return paired_ && lane == wide_lane ? 2 : 1; }
+  /// The most rows that one worker has of an item of so many.
+  std::int32_t rows_each(int lane, std::int32_t rows) const {
+    return workers_of_item(lane) > 1 ? std::min(rows, spec_[lane].max_rows) : rows;
+  }
+
   bool lanes_overlap() const { return lanes_overlap_; }
   double overlap_penalty() const { return overlap_penalty_; }
   double kv_bytes() const { return kv_bytes_; }            // of one token and KV head
@@ -85,6 +100,7 @@ class CostModel {
     return is_narrow(rows) ? narrow_lane : wide_lane;
   }
   double item_seconds(int lane) const { return spec_[lane].item_seconds; }
+  double masked_seconds(int lane) const { return spec_[lane].masked_seconds; }
   /// KV heads that are taken at once of an item of so many rows and tokens.
   std::int32_t heads_at_once(std::int32_t rows, double tokens) const {
     return is_narrow(rows) ? trunkline::heads_at_once(rows, tokens, packed_rows_, packed_tokens_, num_heads_) : 1;
@@ -92,16 +108,19 @@ class CostModel {
   /// Of one of `tiles` row tiles of the same tokens. They run at about the same time: one reads memory, the others the
   /// last-level cache.
   double token_seconds(int lane, std::int32_t rows, std::int32_t tiles) const {
-    return std::max(read_token_seconds_ / std::min<double>(tiles, cache_gain),
-                    round_up(rows, spec_[lane].row_granule) * row_token_seconds_[lane]);
+    const int workers = workers_of_item(lane);
+    return std::max(read_token_seconds_ / std::min<double>(workers * tiles, cache_gain),
+                    round_up(rows_each(lane, rows), spec_[lane].row_granule) * row_token_seconds_[lane] /
+                        (workers > 1 ? pair_gain_ : 1));
   }
 
-  /// Tokens that an item of so many takes the time of, of each head: fewer than a granule take as long as a whole one,
-  /// heads that are taken at once as whole granules together.
+  /// Tokens that an item of so many takes the time of, of each head: fewer than a granule take as long as a whole one.
+  /// Heads that are taken at once, and narrow items of more rows than those have, take whole granules.
   double run_tokens(std::int32_t rows, double tokens) const {
     const double heads = heads_at_once(rows, tokens);
-    return heads > 1 ? std::ceil(heads * tokens / token_granule_) * token_granule_ / heads
-                     : std::max(tokens, token_granule_);
+    const double granules = std::max(heads * tokens / token_granule_, 1.0);
+    const bool whole = heads > 1 || (is_narrow(rows) && rows > packed_rows_);
+    return (whole ? std::ceil(granules) : granules) * token_granule_ / heads;
   }
 
   /// Few enough rows for one item of the narrow lane.
@@ -151,7 +170,9 @@ class CostModel {
   double token_granule_;
   std::int32_t packed_rows_, packed_tokens_;
   bool lanes_overlap_;
+  bool paired_ = false;
   double overlap_penalty_;
+  double pair_gain_;
   std::array<DeviceSpec::Lane, num_lanes> spec_;
   std::array<double, num_lanes> row_token_seconds_{};
   double kv_bytes_, read_bandwidth_, read_token_seconds_, operations_;

@@ -18,7 +18,8 @@ DeviceSpec DeviceSpec::h200() {
   spec.packed_tokens = 96;
   // Two consumer warpgroups of 64 rows each; products alone reach 785e12 (cuBLAS, 8192 cubed, random data). One takes
   // as long alone: its own chain bounds it.
-  spec.wide = {.max_rows = 128, .row_granule = 128, .flops = 680e12, .item_seconds = 0.3e-6};
+  spec.wide = {.max_rows = 128, .row_granule = 128, .flops = 680e12, .item_seconds = 0.3e-6, .masked_seconds = 2e-6};
+  spec.paired_flops = 720e12;  // half of the reads of the L2 cache
   // One warpgroup, 64 tokens by 8 or 16 rows: it keeps up with the memory, not with the last-level cache. Its tiles
   // form one stream, so that an item costs little beside them.
   spec.narrow = {.max_rows = 16, .row_granule = 8, .flops = 70e12, .item_seconds = 0.2e-6};

@@ -76,7 +76,9 @@ void Emitter::share_out(const CostModel& cost, const SplitOptions& options, std:
         share->sorted.clear();
         continue;
       }
-      balance_.make(cost, {options, split_granule, totals.merged_rows > 0, other_seconds}, tiles, *share);
+      const int lane = share == &shares_[phase * num_lanes + wide_lane] ? wide_lane : narrow_lane;
+      const int num_workers = cost.num_workers() / cost.workers_of_item(lane);
+      balance_.make(cost, {options, split_granule, totals.merged_rows > 0, other_seconds, num_workers}, tiles, *share);
       other_seconds = share->busiest;
     }
   }
@@ -156,8 +158,9 @@ void Emitter::emit_lane(const CostModel& cost, std::int32_t split_granule, std::
       throw Error(ErrorCode::capacity_exceeded, "forest", "at most 2147483647 units of work in a lane",
                   std::to_string(lane_units + band_units));
     }
+    const auto workers = static_cast<std::size_t>(cost.workers_of_item(lane));
     for (std::size_t w = 0; w <= static_cast<std::size_t>(cost.num_workers()); ++w) {
-      const std::int64_t at = list.empty() ? 0 : share.begin[band][w] - before;
+      const std::int64_t at = list.empty() ? 0 : share.begin[band][ceil_div(w, workers)] - before;
       plan.schedule.push_back(static_cast<std::int32_t>(lane_units + std::clamp<std::int64_t>(at, 0, band_units)));
     }
     lane_units += band_units;
@@ -273,7 +276,7 @@ void Emitter::model(const Forest& forest, const Rows& rows, const CostModel& cos
     for (const Tile& tile : tiles.subspan(group.tile_begin, group.tile_count)) {
       if (tile.num_pieces == 0) continue;
       const double unit_seconds = tile.unit_seconds(tile.num_pieces);
-      choice.seconds += cost.num_heads() * tile.num_pieces * unit_seconds;
+      choice.seconds += cost.num_heads() * tile.num_pieces * unit_seconds * cost.workers_of_item(tile.lane);
       lane_seconds[tile.lane] += tile.num_pieces * unit_seconds;
       row_tokens += static_cast<double>(tile.num_tokens()) * tile.num_rows;
     }

@@ -130,10 +130,10 @@ std::string Plan::explain(const Forest& forest) const {
   line("forest: " + count(forest.num_requests()) + " requests, " + count(query_tokens.size()) + " query tokens, " +
        count(forest.nodes().size()) + " nodes, " + std::to_string(forest.total_tokens()) + " tokens, " +
        std::to_string(forest.distinct_tokens()) + " distinct, share " + fixed(forest.share(), 2));
-  line("plan: " + count(items.size()) + " items (" + count(totals.wide_items) + " wide, " +
-       count(items.size() - totals.wide_items) + " narrow) in " + count(phases.size()) + " phases, " +
-       count(merges.size()) + " merges of " + count(merge_sources.size()) + " sources, " +
-       std::to_string(num_partial_rows) + " partial rows");
+  line("plan: " + count(items.size()) + " items (" + count(totals.wide_items) +
+       (paired ? " wide for two workers each, " : " wide, ") + count(items.size() - totals.wide_items) +
+       " narrow) in " + count(phases.size()) + " phases, " + count(merges.size()) + " merges of " +
+       count(merge_sources.size()) + " sources, " + std::to_string(num_partial_rows) + " partial rows");
   const double reads = forest.distinct_tokens() == 0
                            ? 0.0
                            : static_cast<double>(totals.item_tokens) / static_cast<double>(forest.distinct_tokens());
@@ -227,6 +227,7 @@ std::string Plan::explain_json(const Forest& forest) const {
       .add("num_kv_heads", num_kv_heads)
       .add("group_size", group_size)
       .add("shed", shed)
+      .add("paired", paired)
       .add("forest", shape)
       .add("phases", phases.size())
       .add("items", items.size())

@@ -14,7 +14,8 @@ PlanLimits PlanLimits::of(const Capacity& capacity, const AttentionConfig& confi
   const std::int64_t query_tokens = capacity.max_query_tokens;
   const std::int64_t rows = query_tokens * config.group_size();
   const std::int64_t requests = std::min<std::int64_t>(capacity.max_requests, query_tokens);  // that have rows
-  const std::int64_t tallest = std::max(device.wide.max_rows, device.narrow.max_rows);
+  const std::int64_t tallest =
+      std::max(device.wide.max_rows * (device.paired_flops > 0 ? 2 : 1), device.narrow.max_rows);
   const std::int64_t lowest = std::min(device.wide.max_rows > 0 ? device.wide.max_rows : tallest,
                                        device.narrow.max_rows > 0 ? device.narrow.max_rows : tallest);
 

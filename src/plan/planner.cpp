@@ -43,6 +43,7 @@ void Plan::clear() {
   schedule.clear();
   num_partial_rows = 0;
   num_workers = num_kv_heads = group_size = 0;
+  paired = false;
   strategy = Strategy::automatic;
   model = {};
   choices.clear();
@@ -83,6 +84,7 @@ class Search {
   /// Groups and tiles of what was decided; returns a bound below the modelled time of any plan of them.
   double cut() {
     scratch_.grouping.build(scratch_.groups);
+    pair(scratch_.groups, cost_);
     cut_tiles(plan_.query_tokens, scratch_.rows.causal, plan_.group_size, cost_, scratch_.groups, scratch_.tiles,
               scratch_.totals);
     return lower_bound(scratch_.totals, cost_);
@@ -90,6 +92,7 @@ class Search {
 
   /// The plan of the tiles.
   void emit(const SplitOptions& options) {
+    plan_.paired = cost_.paired();
     scratch_.emitter.emit(forest_, scratch_.rows, cost_, options, granule_, scratch_.totals, scratch_.groups,
                           scratch_.tiles, plan_);
   }
@@ -137,7 +140,7 @@ class Search {
   }
 
   const Forest& forest_;
-  const CostModel& cost_;
+  CostModel cost_;  // of workers in pairs or not, as the last cut found better
   std::int32_t granule_;
   Plan& plan_;
   Scratch& scratch_;

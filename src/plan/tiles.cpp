@@ -17,10 +17,11 @@ class RowsCost {
       lane_ = cost_.lane_of(rows_);
       item_seconds_ = cost_.item_seconds(lane_);
       token_seconds_ = cost_.token_seconds(lane_, rows_, tiles);
-      partial_seconds_ = rows_ * cost_.partial_row_seconds();
+      partial_seconds_ = cost_.rows_each(lane_, rows_) * cost_.partial_row_seconds();
     }
     tile.lane = lane_;
     tile.fixed_seconds = item_seconds_ / cost_.heads_at_once(rows_, tile.num_tokens());
+    if (tile.first_end < tile.token_end) tile.fixed_seconds += cost_.masked_seconds(lane_);
     tile.fixed_seconds += tile.merged ? partial_seconds_ : 0;
     tile.partial_seconds = tile.merged ? 0 : partial_seconds_;
     tile.run_seconds = cost_.run_tokens(rows_, tile.num_tokens()) * token_seconds_;
@@ -35,6 +36,28 @@ class RowsCost {
 };
 
 }  // namespace
+
+void pair(std::vector<Group>& groups, CostModel& cost) {
+  cost.set_paired(false);
+  if (!cost.can_pair()) return;
+  // Those that a group leaves to the wide lane: a last one of few rows is narrow.
+  const auto tiles = [&cost](std::int32_t rows, std::int32_t height) {
+    return rows / height + (cost.is_narrow(rows % height) ? 0 : 1);
+  };
+  double alone = 0, paired = 0;  // tokens, of one worker's tiles
+  for (const Group& group : groups) {
+    const std::int32_t rows = group.row_end - group.row_begin;
+    if (cost.is_narrow(std::min(rows, group.tile_height))) continue;
+    const double tokens = group.token_end - group.token_begin;
+    alone += tokens * tiles(rows, group.tile_height);
+    paired += tokens * 2 * tiles(rows, cost.paired_rows());
+  }
+  cost.set_paired(paired < alone * cost.pair_gain());
+  if (!cost.paired()) return;
+  for (Group& group : groups) {
+    if (!cost.is_narrow(group.tile_height)) group.tile_height = cost.paired_rows();
+  }
+}
 
 void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
                std::vector<Group>& groups, std::vector<Tile>& tiles, TileTotals& totals) {
@@ -71,7 +94,7 @@ void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32
       rows_cost.price(tile, group.tile_count);
       if (tile.num_pieces == 0) continue;
       if (phase >= totals.phase_seconds.size()) totals.phase_seconds.resize(phase + 1, {0, 0});
-      totals.phase_seconds[phase][tile.lane] += tile.uncut_seconds;
+      totals.phase_seconds[phase][tile.lane] += tile.uncut_seconds * cost.workers_of_item(tile.lane);
       totals.kv_tokens += tile.num_tokens();
       totals.read_tokens += tile.read_tokens;
       if (tile.merged) totals.merged_rows += tile.num_rows;

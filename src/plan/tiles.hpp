@@ -8,6 +8,9 @@
 
 namespace trunkline::plan {
 
+/// Decides whether workers take wide items in pairs: then groups of many rows get tiles of twice the height.
+void pair(std::vector<Group>& groups, CostModel& cost);
+
 /// Cuts every group into tiles of its tile_height. A tile's tokens end where the last of its rows stops seeing them.
 void cut_tiles(std::span<const QueryToken> query_tokens, bool causal, std::int32_t group_size, const CostModel& cost,
                std::vector<Group>& groups, std::vector<Tile>& tiles, TileTotals& totals);

@@ -37,10 +37,16 @@ void compute_oldest(Warp& warp) {
 
 }  // namespace
 
-void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::uint32_t bytes, Place place) {
-  Cta& cta = current_cta();
+std::byte* in_cta(unsigned rank, void* of_mine, Place place) {
+  return device().neighbour(rank, place).dynamic.data() + (static_cast<std::byte*>(of_mine) - dynamic_shared_memory());
+}
+
+void start_bulk_copy(std::function<void()> copy, unsigned rank, std::uint64_t* barrier, std::uint32_t bytes,
+                     Place place) {
+  Cta& cta = device().neighbour(rank, place);
   check_barrier(cta, barrier, place);
   device().start([&cta, barrier, bytes, copy = std::move(copy), place] {
+    if (cta.live == 0) fail("a copy to a CTA that has ended", place);
     copy();
     bytes_have_come(cta, barrier, bytes, place);
   });

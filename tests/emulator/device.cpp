@@ -18,6 +18,7 @@ namespace trunkline::emulator {
 namespace {
 
 constexpr std::uint32_t first_shared_address = 1024;  // below lies what the system reserves
+constexpr unsigned rank_shift = 24;                   // of an address in another CTA
 constexpr std::size_t most_static_bytes = 48 * 1024;
 // CTAs of a launch that is not cooperative that run side by side; others follow.
 constexpr unsigned most_resident = 16;
@@ -34,8 +35,14 @@ Device::Device(const LaunchShape& shape, const Work& kernel, unsigned seed)
     : shape_(shape), kernel_(kernel), seed_(seed), random_(seed) {}
 
 void Device::run(unsigned first, unsigned count) {
+  const auto cluster = static_cast<unsigned>(shape_.cluster);
   ctas_ = std::vector<Cta>(count);
-  for (unsigned i = 0; i < count; ++i) prepare(ctas_[i], first + i);
+  clusters_ = std::vector<Cluster>(count / cluster);
+  for (unsigned i = 0; i < count; ++i) {
+    ctas_[i].cluster = &clusters_[i / cluster];
+    ctas_[i].rank = i % cluster;
+    prepare(ctas_[i], first + i);
+  }
   schedule();
   check_end();
 }
@@ -48,6 +55,9 @@ void Device::prepare(Cta& cta, unsigned index) {
   cta.dynamic = {static_cast<std::byte*>(std::align(alignment, 1, memory, space)), shape_.shared_bytes};
 
   const auto num_threads = static_cast<unsigned>(volume(shape_.block));
+  cta.live = static_cast<int>(num_threads);
+  cta.cluster->live += cta.live;
+  cta.cluster->missing += cta.live;
   cta.threads = std::vector<Thread>(num_threads);
   cta.warps = std::vector<Warp>((num_threads + warp_size - 1) / warp_size);
   for (unsigned t = 0; t < num_threads; ++t) {
@@ -60,11 +70,40 @@ void Device::prepare(Cta& cta, unsigned index) {
     thread.fiber = boost::context::fiber(std::allocator_arg, Stacks(), [this, &thread](boost::context::fiber&& back) {
       scheduler_ = std::move(back);
       kernel_();
-      thread.done = true;
+      end(thread);
       return std::move(scheduler_);
     });
     wake(thread);
   }
+}
+
+void Device::end(Thread& thread) {
+  thread.done = true;
+  --thread.cta->live;
+  Cluster& cluster = *thread.cta->cluster;
+  --cluster.live;
+  if (thread.cluster_arrivals == cluster.generation) --cluster.missing;
+  end_generation(cluster);
+}
+
+void Device::arrive_cluster(Thread& thread) {
+  ++thread.cluster_arrivals;
+  --thread.cta->cluster->missing;
+  end_generation(*thread.cta->cluster);
+}
+
+void Device::end_generation(Cluster& cluster) {
+  if (cluster.missing != 0 || cluster.live == 0) return;
+  cluster.missing = cluster.live;
+  ++cluster.generation;
+  for (Thread* thread : std::exchange(cluster.waiting, {})) wake(*thread);
+}
+
+Cta& Device::neighbour(unsigned rank, Place place) {
+  if (rank >= static_cast<unsigned>(shape_.cluster)) fail("the cluster has no such CTA", place);
+  Cta& cta = *(current_->cta - current_->cta->rank + rank);
+  if (cta.live == 0) fail("a CTA of the cluster that has ended is written to", place);
+  return cta;
 }
 
 void Device::wake(Thread& thread) {
@@ -165,6 +204,11 @@ void run(const LaunchShape& shape, const std::function<void()>& kernel) {
     return given == nullptr ? 0u : static_cast<unsigned>(std::strtoul(given, nullptr, 10));
   }();
   const auto count = static_cast<unsigned>(volume(shape.grid));
+  if (shape.cluster < 1 || count % static_cast<unsigned>(shape.cluster) != 0 ||
+      most_resident % static_cast<unsigned>(shape.cluster) != 0) {
+    std::fprintf(stderr, "emulated device: %u CTAs in clusters of %d\n", count, shape.cluster);
+    std::abort();
+  }
   const unsigned at_once = shape.persistent ? count : std::min(count, most_resident);
   for (unsigned first = 0; first < count; first += at_once) {
     Device here(shape, kernel, launches++);
@@ -232,6 +276,39 @@ std::byte* shared_memory(std::uint32_t address, std::size_t bytes, Place place) 
   }
   if (address % bytes != 0) fail("misaligned", place);
   return dynamic_shared_memory() + (address - first_shared_address);
+}
+
+// --- clusters ---
+
+unsigned cluster_rank() { return current_cta().rank; }
+
+void arrive_cluster(Place place) {
+  if (current().cluster_arrivals != current().cluster_waits) fail("arrives again before it has waited", place);
+  device().arrive_cluster(current());
+  interrupt(place);
+}
+
+void wait_cluster(Place place) {
+  Thread& thread = current();
+  if (thread.cluster_arrivals == thread.cluster_waits) fail("waits for its cluster and has not arrived", place);
+  Cluster& cluster = *thread.cta->cluster;
+  while (cluster.generation < thread.cluster_arrivals) {
+    cluster.waiting.push_back(&thread);
+    device().sleep("the threads of the cluster", place);
+  }
+  ++thread.cluster_waits;
+}
+
+std::uint32_t remote_address(const void* of_mine, unsigned rank, Place place) {
+  if (rank >= 256) fail("there is no such CTA", place);
+  return shared_address(of_mine, place) | rank << rank_shift;
+}
+
+void barrier_arrive_remote(std::uint32_t barrier, Place place) {
+  Cta& cta = device().neighbour(barrier >> rank_shift, place);
+  std::byte* const here = shared_memory(barrier & ((1u << rank_shift) - 1), sizeof(std::uint64_t), place);
+  arrive_at(cta, reinterpret_cast<std::uint64_t*>(in_cta(cta.rank, here, place)), place);
+  interrupt(place);
 }
 
 // --- warps ---

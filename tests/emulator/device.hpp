@@ -62,10 +62,19 @@ void together(std::uint64_t mine, const char* operation, const std::function<voi
 bool sync_threads(int barrier, int threads, bool value = false, Place place = Place::current());
 void arrive_threads(int barrier, int threads, Place place = Place::current());
 
+// --- clusters: CTAs [i, i + shape.cluster) ---
+unsigned cluster_rank();
+void arrive_cluster(Place place = Place::current());
+/// For all threads of the cluster that have not ended to arrive as often as this one.
+void wait_cluster(Place place = Place::current());
+/// The address of the same object in shared memory of another CTA of the cluster.
+std::uint32_t remote_address(const void* of_mine, unsigned rank, Place place = Place::current());
+
 // --- barriers in shared memory ---
 void barrier_init(std::uint64_t* barrier, int arrivals, Place place = Place::current());
 void barrier_invalidate(std::uint64_t* barrier, Place place = Place::current());
 void barrier_arrive(std::uint64_t* barrier, Place place = Place::current());
+void barrier_arrive_remote(std::uint32_t barrier, Place place = Place::current());
 /// More bytes are to come.
 void barrier_expect(std::uint64_t* barrier, std::uint32_t bytes, Place place = Place::current());
 bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity, Place place = Place::current());
@@ -73,8 +82,11 @@ void barrier_wait(const std::uint64_t* barrier, std::uint32_t parity, Place plac
 
 // --- copies ---
 /// By the copy engine: some time from now, and then its bytes have come.
-void start_bulk_copy(std::function<void()> copy, std::uint64_t* barrier, std::uint32_t bytes,
+/// To the barrier's CTA, this one's or, by its rank, another of the cluster.
+void start_bulk_copy(std::function<void()> copy, unsigned rank, std::uint64_t* barrier, std::uint32_t bytes,
                      Place place = Place::current());
+/// Where an object of this CTA's shared memory lies in that of another CTA of the cluster.
+std::byte* in_cta(unsigned rank, void* of_mine, Place place = Place::current());
 /// cp.async: at this thread's wait for its group, or when this or a later one is committed.
 void start_copy(std::function<void()> copy);
 void commit_copies();

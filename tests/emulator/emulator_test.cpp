@@ -110,6 +110,68 @@ TEST(Emulator, BoxesLieAsProductsReadThem) {
   });
 }
 
+void run_clusters(const std::function<void()>& kernel) {
+  run({.grid = 4, .block = 2 * warp_size, .shared_bytes = 8 * 1024, .persistent = true, .cluster = 2}, kernel);
+}
+
+/// Each CTA brings half of what both of a cluster get, and each tells the other that it has read it.
+TEST(Emulator, CtasOfAClusterReachEachOther) {
+  constexpr int columns = 64, rows = 8, rounds = 20;
+  alignas(16) std::array<std::uint16_t, 2 * rows * columns> memory;
+  for (std::size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<std::uint16_t>(i);
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {columns, 2 * rows}, strides[1] = {columns * 2};
+  const cuuint32_t box[2] = {columns, rows}, steps[2] = {1, 1};
+  ASSERT_EQ(encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, memory.data(), sizes, strides, box, steps,
+                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+            CUDA_SUCCESS);
+  std::array<int, 4> good{};
+  run_clusters([&] {
+    auto* const tile = dynamic_shared_memory();
+    auto* const full = reinterpret_cast<std::uint64_t*>(tile + 4096);
+    const unsigned rank = ptx::cluster_rank();
+    if (threadIdx.x == 0) {
+      ptx::barrier_init(full, 1);
+      ptx::barrier_init(full + 1, 2 * warp_size);
+    }
+    ptx::arrive_cluster();
+    ptx::wait_cluster();
+    for (std::uint32_t round = 0; round < rounds; ++round) {
+      if (threadIdx.x / warp_size == 0) {
+        if (round > 0) ptx::barrier_wait(full + 1, (round - 1) % 2);
+        __syncwarp();
+        if (lane() > 0) continue;
+        ptx::barrier_expect(full, 2 * rows * columns * 2);
+        start_box_to(3, tile + rank * rows * columns * 2, &map, full, {0, static_cast<int>(rank) * rows});
+      } else {
+        ptx::barrier_wait(full, round % 2);
+        std::uint16_t first, last;  // the last row's chunks are swizzled
+        std::memcpy(&first, tile, 2);
+        std::memcpy(&last, tile + (2 * rows - 1) * columns * 2 + (7 ^ 7) * 16 + 14, 2);
+        if (lane() == 0) good[blockIdx.x] += first == memory.front() && last == memory.back();
+        for (unsigned cta = 0; cta < 2; ++cta) ptx::barrier_arrive_remote(ptx::remote_address(full + 1, cta));
+      }
+    }
+    ptx::arrive_cluster();
+    ptx::wait_cluster();
+  });
+  for (const int count : good) EXPECT_EQ(count, rounds);
+}
+
+TEST(Emulator, ThreadsThatHaveEndedAreNotWaitedFor) {
+  std::array<int, 4> passed{};
+  run_clusters([&] {
+    ptx::arrive_cluster();
+    if (threadIdx.x >= warp_size) return;
+    ptx::wait_cluster();
+    ptx::arrive_cluster();
+    ptx::wait_cluster();
+    if (lane() == 0) ++passed[blockIdx.x];
+  });
+  EXPECT_EQ(passed, (std::array<int, 4>{1, 1, 1, 1}));
+}
+
 TEST(Emulator, ProductsAreThereAfterTheWait) {
   // D[64, 8] = A[64, 16] B[16, 8]: A from registers, row r of it being r in column 3; B[k][n] = k + 100 n.
   std::vector<float> d(64 * 8);
@@ -181,6 +243,31 @@ TEST(EmulatorDeathTest, BarriersThatAreNotThereOrInUse) {
                            ptx::barrier_invalidate(barrier);
                          })),
                "is in use");
+}
+
+TEST(EmulatorDeathTest, ClustersThatAreNotThere) {
+  const auto arrive = [](unsigned rank) {
+    auto* const barrier = reinterpret_cast<std::uint64_t*>(dynamic_shared_memory());
+    ptx::barrier_arrive_remote(ptx::remote_address(barrier, rank));
+  };
+  EXPECT_DEATH(run_clusters([&] { arrive(2); }), "no such CTA");
+  EXPECT_DEATH(run_clusters([&] {
+                 if (ptx::cluster_rank() == 0) arrive(1);
+               }),
+               "was not set up|has ended");
+  EXPECT_DEATH(run_clusters([&] {
+                 ptx::arrive_cluster();
+                 ptx::wait_cluster();
+                 if (ptx::cluster_rank() == 0) return;
+                 while (true) arrive(0);
+               }),
+               "was not set up|has ended");
+  EXPECT_DEATH(run_clusters([] {
+                 ptx::arrive_cluster();
+                 ptx::arrive_cluster();
+               }),
+               "before it has waited");
+  EXPECT_DEATH(run_clusters([] { ptx::wait_cluster(); }), "has not arrived");
 }
 
 TEST(EmulatorDeathTest, LanesThatDoDifferentThings) {

@@ -29,6 +29,7 @@ struct Thread {
   const char* waits_for = "its start";
   Place place = Place::current();
   bool done = false;
+  unsigned cluster_arrivals = 0, cluster_waits = 0;
   Copies copies;                   // cp.async, of the open group
   std::deque<Copies> copy_groups;  // closed ones
   std::vector<Product> products;   // of the open group
@@ -61,7 +62,17 @@ struct BarrierWait {
   std::uint32_t parity;
 };
 
+/// What a cluster meets at: its generation ends when no thread is missing.
+struct Cluster {
+  int live = 0, missing = 0;  // threads that have not ended, and that have yet to arrive
+  unsigned generation = 0;
+  std::vector<Thread*> waiting;
+};
+
 struct Cta {
+  Cluster* cluster = nullptr;
+  unsigned rank = 0;  // in it
+  int live = 0;       // threads that have not ended
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<std::byte> memory;
@@ -89,9 +100,14 @@ class Device {
   void hold_back(Place place);
   /// Something that takes place some time from now.
   void start(Work work) { running_.push_back(std::move(work)); }
+  /// CTA `rank` of the current thread's cluster. Fails when it has ended.
+  Cta& neighbour(unsigned rank, Place place);
+  void arrive_cluster(Thread& thread);
 
  private:
   void prepare(Cta& cta, unsigned index);
+  void end(Thread& thread);
+  void end_generation(Cluster& cluster);
   void schedule();
   void run_warp(Warp& warp);
   void resume(Thread& thread);
@@ -105,6 +121,7 @@ class Device {
   unsigned seed_;
   std::mt19937 random_;
   std::vector<Cta> ctas_;
+  std::vector<Cluster> clusters_;
   std::vector<Warp*> ready_;
   std::vector<Work> running_;
   std::deque<Thread*> held_back_;

@@ -1,6 +1,7 @@
 #include "emulator/tensor_map.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "emulator/traffic.hpp"
@@ -51,6 +52,11 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
 
 void start_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::initializer_list<int> coordinates,
                Place place) {
+  start_box_to(1u << cluster_rank(), to, map, barrier, coordinates, place);
+}
+
+void start_box_to(unsigned ctas, void* to, const CUtensorMap* map, std::uint64_t* barrier,
+                  std::initializer_list<int> coordinates, Place place) {
   TensorMap tensor;
   std::memcpy(&tensor, map, sizeof(tensor));
   if (tensor.rank != coordinates.size()) fail("a copy of another rank than its tensor map", place);
@@ -63,8 +69,7 @@ void start_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::in
   shared_memory(first + count * element_bytes - line, line, place);
   std::int64_t at[most_dims] = {};
   std::copy(coordinates.begin(), coordinates.end(), at);
-  auto* const base = static_cast<std::byte*>(to);
-  const auto copy = [tensor, base, first, count, line, at] {
+  const auto copy = [tensor, first, count, line, at](std::byte* base, bool noted) {
     for (std::uint32_t i = 0; i < count / tensor.box[0]; ++i) {  // rows of the first dimension
       const std::byte* from = tensor.data;
       bool inside = true;
@@ -78,14 +83,20 @@ void start_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::in
         std::byte* const chunk_to = base + ((address ^ (address >> 7 & 7) << 4) - first);
         if (inside) {
           std::memcpy(chunk_to, from + chunk * 16, 16);
-          note_read(from + chunk * 16, 16);
+          if (noted) note_read(from + chunk * 16, 16);
         } else {
           std::memset(chunk_to, 0, 16);
         }
       }
     }
   };
-  start_bulk_copy(copy, barrier, count * element_bytes, place);
+  if (ctas == 0) fail("a copy to no CTA", place);
+  for (unsigned rest = ctas; rest != 0; rest &= rest - 1) {
+    const auto rank = static_cast<unsigned>(std::countr_zero(rest));
+    std::byte* const base = in_cta(rank, to, place);
+    start_bulk_copy([copy, base, noted = rest == ctas] { copy(base, noted); }, rank,
+                    reinterpret_cast<std::uint64_t*>(in_cta(rank, barrier, place)), count * element_bytes, place);
+  }
 }
 
 }  // namespace trunkline::emulator

@@ -19,5 +19,8 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t ran
 /// Starts the copy of the box at these coordinates; elements outside the tensor are zero.
 void start_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::initializer_list<int> coordinates,
                Place place = Place::current());
+/// The same for all CTAs of the cluster whose bits are set. It is read once.
+void start_box_to(unsigned ctas, void* to, const CUtensorMap* map, std::uint64_t* barrier,
+                  std::initializer_list<int> coordinates, Place place = Place::current());
 
 }  // namespace trunkline::emulator

@@ -68,6 +68,12 @@ TEST_P(CudaErrors, Construction) {
               with.device->wide.max_rows = 1024;
             }).find("invalid_argument: options.device.wide.max_rows: expected at most "),
             0u);
+  if (name == "sm80") {
+    EXPECT_EQ(message([](auto&, ExecutionOptions& with, auto&) { with.device = DeviceSpec::h200(); })
+                  .find("invalid_argument: options.device.paired_flops: expected 0, as items of 256 rows are more than "
+                        "one can have of cuda/sm80, got "),
+              0u);
+  }
   if (name == "sm90") {
     EXPECT_EQ(message([](auto&, ExecutionOptions& with, auto&) {
                 with.device = DeviceSpec::h200();

@@ -53,19 +53,48 @@ std::vector<std::int32_t> first_pages(const Plan& plan, const Forest& forest, st
   return pages;
 }
 
+/// What is left of an item for the second CTA of a pair.
+void expect_second(const CudaItem& second, const CudaItem& first, const Plan& plan, const WorkItem& item) {
+  ASSERT_EQ(first.num_rows + second.num_rows, item.num_rows);
+  CudaItem expected = first;
+  expected.num_rows = second.num_rows;
+  if (second.num_rows > 0) {
+    WorkItem rest = item;
+    rest.row_begin += first.num_rows;
+    rest.num_rows -= first.num_rows;
+    ASSERT_EQ(first.num_rows, 128);
+    expected.row_begin = rest.row_begin;
+    if (item.partial_begin >= 0) expected.partial_begin += first.num_rows;
+    expected.first_q = first_q(plan, rest);
+  }
+  ASSERT_EQ(std::memcmp(&second, &expected, sizeof(second)), 0);
+}
+
+// Returns its tiles in `num_tiles`.
 void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& forest, int page_size, std::size_t phase,
-                 int which, int cta, const std::byte* block) {
+                 int which, int cta, const std::byte* block, std::int32_t& num_tiles) {
   const std::int32_t item_base = which == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
   const auto* items = at<CudaItem>(block, lane.items);
-  ASSERT_EQ(items, at<CudaItem>(block, at<PlanHeader>(block, 0)->items) + item_base);
+  const auto* const all = at<CudaItem>(block, at<PlanHeader>(block, 0)->items);
+  const bool paired = which == 0 && plan.paired;
+  if (paired && cta % 2 == 1) {
+    for (std::int32_t i = 0; i < plan.phases[phase].wide_end - item_base; ++i) {
+      const WorkItem& item = plan.items[item_base + i];
+      ASSERT_NO_FATAL_FAILURE(expect_second(items[i], all[item_base + i], plan, item));
+    }
+  } else {
+    ASSERT_EQ(items, all + item_base);
+  }
   const auto band = [&](int b, int w) { return plan.schedule[plan.schedule_offset(phase, which, b) + w]; };
   std::vector<std::int32_t> expected, got;
+  const int of = paired ? cta / 2 * 2 : cta;  // whose units they are
   for (const int b : {0, 1}) {
-    for (std::int32_t unit = band(b, cta); unit < band(b, cta + 1); ++unit) expected.push_back(unit);
+    for (std::int32_t unit = band(b, of); unit < band(b, of + 1); ++unit) expected.push_back(unit);
     for (std::int32_t unit = lane.begin[b]; unit < lane.end[b]; ++unit) got.push_back(unit);
   }
   ASSERT_EQ(got, expected);
-  std::int32_t num_tiles = 0;
+  ASSERT_EQ(lane.paired, paired ? 1 : 0);
+  num_tiles = 0;
   for (std::size_t i = 0, heads = 0; i < got.size(); i += heads) {  // heads of an item side by side, some at once
     const CudaItem& item = items[got[i] / plan.num_kv_heads];
     const auto follows = [&](std::size_t j) {
@@ -74,7 +103,6 @@ void expect_lane(const CtaWork::Lane& lane, const Plan& plan, const Forest& fore
     for (heads = 1; heads < static_cast<std::size_t>(item.heads_at_once) && follows(i + heads);) ++heads;
     num_tiles += (static_cast<int>(heads) * (item.token_end - item.token_begin) + 63) / 64;
   }
-  ASSERT_EQ(lane.num_tiles, num_tiles);
   if (expected.empty()) return;
   ASSERT_LT(lane.begin[0], lane.end[0]) << "run 0 is empty, run 1 is not";
   ASSERT_EQ(lane.first_head, expected[0] % plan.num_kv_heads);
@@ -128,13 +156,15 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
     ASSERT_EQ(item.num_segments, 1);
     const Segment& segment = plan.segments[item.segment_begin];
     ASSERT_EQ(items[i].row_begin, item.row_begin);
-    ASSERT_EQ(items[i].num_rows, item.num_rows);
+    WorkItem mine = item;
+    if (plan.paired) mine.num_rows = std::min(item.num_rows, 128);
+    ASSERT_EQ(items[i].num_rows, mine.num_rows);
     ASSERT_EQ(items[i].table_row, row_of.empty() ? segment.table_row : row_of[segment.table_row]);
     ASSERT_EQ(items[i].token_begin, segment.token_begin);
     ASSERT_EQ(items[i].token_end, segment.token_end);
     ASSERT_EQ(items[i].partial_begin, item.partial_begin);
     ASSERT_EQ(items[i].masked, item.masked);
-    ASSERT_EQ(items[i].first_q, first_q(plan, item));
+    ASSERT_EQ(items[i].first_q, first_q(plan, mine));
     const bool packed = !is_wide(plan, i) && segment.token_end - segment.token_begin <= kernels::packed_tokens;
     ASSERT_EQ(items[i].heads_at_once,
               packed ? std::clamp(kernels::packed_rows / item.num_rows, 1, plan.num_kv_heads) : 1);
@@ -146,10 +176,14 @@ void expect_block(const WorkspaceSizes& sizes, const Plan& plan, const Forest& f
   for (std::size_t phase = 0; sizes.scheduled && phase < plan.phases.size(); ++phase) {
     for (int cta = 0; cta < plan.num_workers; ++cta) {
       const CtaWork& work = ctas[phase * plan.num_workers + cta];
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, forest, sizes.page_size, phase, 0, cta, block));
-      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, forest, sizes.page_size, phase, 1, cta, block));
-      ASSERT_EQ(work.wide.other_tiles, work.narrow.num_tiles);
-      ASSERT_EQ(work.narrow.other_tiles, work.wide.num_tiles);
+      std::int32_t wide = 0, narrow = 0;
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.wide, plan, forest, sizes.page_size, phase, 0, cta, block, wide));
+      ASSERT_NO_FATAL_FAILURE(expect_lane(work.narrow, plan, forest, sizes.page_size, phase, 1, cta, block, narrow));
+      ASSERT_EQ(work.wide.num_stages + work.narrow.num_stages, kernels::ring_stages);
+      ASSERT_GE(work.wide.num_stages, wide > 0 ? 2 : 0);
+      ASSERT_GE(work.narrow.num_stages, narrow > 0 ? 3 : 0);
+      const int of = plan.paired ? cta / 2 * 2 : cta;  // a pair's rings go round together
+      ASSERT_EQ(work.wide.num_stages, ctas[phase * plan.num_workers + of].wide.num_stages);
     }
   }
 }
@@ -177,7 +211,7 @@ TEST(CudaPlanBlock, SaysWhatThePlanSays) {
       spec.strategy = strategy;
       const Batch batch(spec);
       DeviceSpec device = DeviceSpec::h200();
-      for (const int workers : {1, 5, 132}) {
+      for (const int workers : {1, 5, 6, 132}) {
         device.num_workers = workers;
         const Forest forest = batch.forest();
         const WorkspaceSizes sizes = sizes_of(batch.config(), batch.capacity(), device, workers != 5);

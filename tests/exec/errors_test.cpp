@@ -47,6 +47,11 @@ TEST(AttentionErrors, Construction) {
                "invalid_argument: options.device.wide.max_rows: expected at most 256, the most rows of an item on the "
                "CPU, got 257");
   device = DeviceSpec::generic_cpu(1);
+  device.paired_flops = 1e9;
+  expect_error(make(nothing, {.num_threads = 1, .simd_target = {}, .device = device}),
+               "invalid_argument: options.device.paired_flops: expected 0, as items of 512 rows are more than one can "
+               "have on the CPU, got 1000000000.000000");
+  device = DeviceSpec::generic_cpu(1);
   device.read_bandwidth = std::numeric_limits<double>::quiet_NaN();
   expect_error(make(nothing, {.num_threads = 1, .simd_target = {}, .device = device}),
                "invalid_argument: device.read_bandwidth: expected a finite number above 0, got nan");

@@ -70,11 +70,27 @@ TEST(Explain, ModelledPartsAddUp) {
 TEST(Explain, RowTilesOfTheSameTokensReadMemoryOnce) {
   // 256 rows of a KV head are two row tiles: both read the shared tokens, the second one from the cache.
   constexpr double shared = 16384, own = 64 * 16, token_bytes = 2 * 128 * 2 * 8;
-  const Plan::Model m = h200_plan(prefix_forest(64, 16384, 16, 16), Strategy::two_phase).model;
+  DeviceSpec device = DeviceSpec::h200();
+  device.paired_flops = 0;
+  const Forest forest = prefix_forest(64, 16384, 16, 16);
+  const Plan::Model m = Planner(device, config_of(32, 8, 16, Strategy::two_phase)).plan(forest).model;
   EXPECT_EQ(static_cast<double>(m.kv_bytes), (2 * shared + own) * token_bytes);
   EXPECT_DOUBLE_EQ(m.read_seconds, (shared + own) * token_bytes / DeviceSpec::h200().read_bandwidth);
   const double twice = 2 * shared * token_bytes / DeviceSpec::h200().read_bandwidth;
   EXPECT_LT(m.wide_seconds, 1.05 * twice) << "products, and partials; memory twice would make it 1.17";
+}
+
+// The same rows are one tile of two workers, which read the shared tokens once.
+TEST(Explain, PairsOfWorkersReadOnce) {
+  constexpr double shared = 16384, own = 64 * 16, token_bytes = 2 * 128 * 2 * 8;
+  const Forest forest = prefix_forest(64, 16384, 16, 16);
+  const Plan plan = h200_plan(forest, Strategy::two_phase);
+  EXPECT_EQ(static_cast<double>(plan.model.kv_bytes), (shared + own) * token_bytes);
+  EXPECT_DOUBLE_EQ(plan.model.operations, 4.0 * 128 * (256 * shared + 64 * 4 * 16) * 8);
+  EXPECT_THAT(plan.explain(forest), HasSubstr("wide for two workers each"));
+  EXPECT_THAT(plan.explain_json(forest), HasSubstr("\"paired\": true"));
+  EXPECT_THAT(h200_plan(prefix_forest(32, 4096, 256, 16)).explain_json(prefix_forest(32, 4096, 256, 16)),
+              HasSubstr("\"paired\": false"));
 }
 
 TEST(Explain, SaysWhatWasGivenBackAndShed) {

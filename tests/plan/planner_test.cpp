@@ -126,7 +126,45 @@ TEST(Planner, ItemsOfAFewRowsAreNarrowAndOthersWide) {
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const bool wide = static_cast<std::int32_t>(i) < plan.phases[0].wide_end;
     EXPECT_EQ(wide, plan.items[i].num_rows > device.narrow.max_rows) << "item " << i;
-    EXPECT_LE(plan.items[i].num_rows, device.wide.max_rows);
+    EXPECT_LE(plan.items[i].num_rows, 2 * device.wide.max_rows);
+  }
+}
+
+std::int32_t most_rows(const Plan& plan) {
+  std::int32_t most = 0;
+  for (const WorkItem& item : plan.items) most = std::max(most, item.num_rows);
+  return most;
+}
+
+TEST(Planner, WorkersTakeManyRowsInPairs) {
+  struct Case {
+    int requests;
+    bool paired;
+    std::int32_t most_rows;
+  };
+  const DeviceSpec device = DeviceSpec::h200();
+  for (const Case& c : {Case{32, false, 128}, Case{33, false, 128}, Case{40, true, 160}, Case{64, true, 256},
+                        Case{65, true, 256}, Case{128, true, 256}}) {
+    const Forest forest = prefix_forest(c.requests, 8192, 64, 16);
+    const Plan plan = Planner(device, config_of(32, 8, 16)).plan(forest);
+    plan.check(forest);
+    EXPECT_EQ(plan.paired, c.paired) << c.requests;
+    EXPECT_EQ(most_rows(plan), c.most_rows) << c.requests;
+  }
+}
+
+TEST(Planner, WithoutPairsNobodyTakesMoreThanALane) {
+  const Forest forest = prefix_forest(64, 8192, 64, 16);
+  const DeviceSpec h200 = DeviceSpec::h200();
+  DeviceSpec odd = h200, cannot = h200, slow = h200;
+  odd.num_workers = 131;
+  cannot.paired_flops = 0;
+  slow.paired_flops = 0.4 * h200.wide.flops;
+  for (const DeviceSpec& device : {odd, cannot, slow}) {
+    const Plan plan = Planner(device, config_of(32, 8, 16)).plan(forest);
+    plan.check(forest);
+    EXPECT_FALSE(plan.paired);
+    EXPECT_EQ(most_rows(plan), 128);
   }
 }
 

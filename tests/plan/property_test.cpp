@@ -67,6 +67,7 @@ DeviceSpec random_device() {
   if (lanes != 1) device.wide = lane(256);
   if (lanes != 2) device.narrow = lane(64);
   device.lanes_overlap = *rc::gen::arbitrary<bool>();
+  if (*rc::gen::arbitrary<bool>()) device.paired_flops = device.wide.flops * *rc::gen::element(0.8, 1.0, 1.1, 2.5);
   device.overlap_penalty = *rc::gen::element(0.0, 0.2, 1.0);
   device.read_bandwidth = log_uniform(1e9, 1e13);
   device.worker_bandwidth = log_uniform(1e9, 1e11);
@@ -85,10 +86,12 @@ AttentionConfig random_config(int page_size) {
 
 /// Items respect the lanes: no more rows than a lane takes, few rows in the narrow lane.
 void assert_lanes(const Plan& plan, const DeviceSpec& device) {
+  if (plan.paired) RC_ASSERT(device.paired_flops > 0 && device.lanes_overlap && device.num_workers % 2 == 0);
   for (const Phase& phase : plan.phases) {
     for (std::int32_t i = phase.item_begin; i < phase.item_end; ++i) {
       const bool wide = i < phase.wide_end;
-      RC_ASSERT(plan.items[i].num_rows <= (wide ? device.wide : device.narrow).max_rows);
+      const int workers = wide && plan.paired ? 2 : 1;
+      RC_ASSERT(plan.items[i].num_rows <= workers * (wide ? device.wide : device.narrow).max_rows);
       if (wide) RC_ASSERT(plan.items[i].num_rows > device.narrow.max_rows);
     }
   }
@@ -113,6 +116,7 @@ void assert_same(const Plan& got, const Plan& expected) {
   assert_same_bytes(got.schedule, expected.schedule);
   RC_ASSERT(got.num_partial_rows == expected.num_partial_rows);
   RC_ASSERT(got.shed == expected.shed);
+  RC_ASSERT(got.paired == expected.paired);
   const auto numbers = [](const Plan& plan) {
     const Plan::Model& m = plan.model;
     std::vector<std::uint64_t> bits;

@@ -11,7 +11,8 @@ nlohmann::ordered_json to_json(const DeviceSpec::Lane& lane) {
   return {{"max_rows", lane.max_rows},
           {"row_granule", lane.row_granule},
           {"flops", lane.flops},
-          {"item_seconds", lane.item_seconds}};
+          {"item_seconds", lane.item_seconds},
+          {"masked_seconds", lane.masked_seconds}};
 }
 
 /// Reads fields of one object; errors name source and field.
@@ -40,6 +41,7 @@ class Reader {
     reader.read("row_granule", lane.row_granule);
     reader.read("flops", lane.flops);
     reader.read("item_seconds", lane.item_seconds);
+    reader.read("masked_seconds", lane.masked_seconds);
   }
 
  private:
@@ -70,6 +72,7 @@ nlohmann::ordered_json to_json(const DeviceSpec& spec) {
           {"packed_tokens", spec.packed_tokens},
           {"wide", to_json(spec.wide)},
           {"narrow", to_json(spec.narrow)},
+          {"paired_flops", spec.paired_flops},
           {"lanes_overlap", spec.lanes_overlap},
           {"overlap_penalty", spec.overlap_penalty},
           {"read_bandwidth", spec.read_bandwidth},
@@ -92,6 +95,7 @@ DeviceSpec device_spec_from_json(const nlohmann::json& json, const std::string& 
   reader.read("packed_tokens", spec.packed_tokens);
   reader.read("wide", spec.wide);
   reader.read("narrow", spec.narrow);
+  reader.read("paired_flops", spec.paired_flops);
   reader.read("lanes_overlap", spec.lanes_overlap);
   reader.read("overlap_penalty", spec.overlap_penalty);
   reader.read("read_bandwidth", spec.read_bandwidth);

@@ -46,7 +46,8 @@ class CudaExecutor final : public Executor {
     choose_ctas(options, attribute(cudaDevAttrMultiProcessorCount, device_) * ctas_per_sm);
     device_spec_ = options.device ? *options.device : device_spec_of(kernel_, num_ctas_);
     device_spec_.validate();
-    check_max_rows(device_spec_, kernel_.max_wide_rows, kernel_.max_narrow_rows, "of " + name_);
+    check_max_rows(device_spec_, kernel_.max_wide_rows, kernel_.max_narrow_rows, kernel_.max_paired_rows,
+                   "of " + name_);
     check_row_granule(device_spec_, kernel_.row_granule, name_);
     require(!kernel_.scheduled || device_spec_.num_workers == num_ctas_, "options.device.num_workers",
             std::to_string(num_ctas_) + ", the CTAs of the grid", device_spec_.num_workers);

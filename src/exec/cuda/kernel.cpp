@@ -18,6 +18,7 @@ constexpr Kernel known_kernels[] = {
     {.name = "sm90",
      .max_wide_rows = kernels::sm90::max_wide_rows,
      .max_narrow_rows = kernels::sm90::max_narrow_rows,
+     .max_paired_rows = kernels::sm90::max_paired_rows,
      .row_granule = kernels::sm90::row_granule,
      .scheduled = true,
      .lse_bound_growth = 1.0 / 32,
@@ -35,6 +36,7 @@ constexpr Kernel known_kernels[] = {
     {.name = "sm80",
      .max_wide_rows = kernels::sm80::max_wide_rows,
      .max_narrow_rows = kernels::sm80::max_narrow_rows,
+     .max_paired_rows = 0,
      .row_granule = 1,
      .scheduled = false,
      .lse_bound_growth = 0,
@@ -98,7 +100,9 @@ DeviceSpec device_spec_of(const Kernel& kernel, int num_ctas) {
   if (kernel.scheduled) {
     // What all workers do together shrinks with them; fewer of them may each read faster, up to what one can.
     if (share < 1) {
-      for (double* rate : {&spec.wide.flops, &spec.narrow.flops, &spec.partial_bandwidth}) *rate *= share;
+      for (double* rate : {&spec.wide.flops, &spec.narrow.flops, &spec.paired_flops, &spec.partial_bandwidth}) {
+        *rate *= share;
+      }
       spec.read_bandwidth = std::min(spec.read_bandwidth, spec.worker_bandwidth * num_ctas);
     }
     return spec;
@@ -109,9 +113,11 @@ DeviceSpec device_spec_of(const Kernel& kernel, int num_ctas) {
   const double full = std::min(1.0, num_ctas / 264.0);
   spec.name += ", plain kernel";
   spec.lanes_overlap = false;
+  spec.paired_flops = 0;
   spec.wide.row_granule = std::min(64, spec.wide.max_rows);
   spec.wide.flops = 240e12 * full;
   spec.wide.item_seconds = 4e-6;
+  spec.wide.masked_seconds = 0;
   spec.narrow.flops = 160e12 * full;
   spec.narrow.item_seconds = 3.2e-6;
   spec.read_bandwidth = 4.5e12;

@@ -12,6 +12,7 @@ namespace trunkline::exec::cuda {
 struct Kernel {
   const char* name;
   int max_wide_rows, max_narrow_rows;
+  int max_paired_rows;      // of a wide item that two CTAs take together; 0: they do not
   int row_granule;          // items are cut between rows at multiples of this
   bool scheduled;           // one CTA per worker of the plan, which take what the plan's schedule says
   double lse_bound_growth;  // with each element of head_dim (Attention::lse_bound_factor)

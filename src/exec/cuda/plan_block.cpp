@@ -70,14 +70,23 @@ void copy_pages(const Segment& segment, const Forest::Table& table, int page_siz
 
 // Of so many heads side by side.
 int num_tiles_of(const CudaItem& item, int num_heads) {
-  constexpr int tile_tokens = 64;
+  using kernels::tile_tokens;
   const int tokens = item.token_end - item.token_begin;
   const auto tiles = [&](int heads) { return ceil_div(heads * tokens, tile_tokens); };
   return num_heads / item.heads_at_once * tiles(item.heads_at_once) + tiles(num_heads % item.heads_at_once);
 }
 
+// Stages of the narrow lane, given tiles of either. Two of K and V keep the wide consumers busy, three keep them at
+// their best rate; the narrow consumer holds one while it works, and the full bandwidth takes three more on their way.
+int narrow_stages(int wide_tiles, int narrow_tiles) {
+  if (wide_tiles == 0) return kernels::ring_stages;
+  if (narrow_tiles == 0) return 0;
+  return narrow_tiles > wide_tiles ? 4 : 3;
+}
+
+// Of a lane's units: each CTA's, or of the first CTAs of pairs. Counts their tiles.
 void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& table, int page_size, std::size_t phase,
-                int lane, std::uint32_t items_at, CtaWork* ctas) {
+                int lane, std::uint32_t items_at, CtaWork* ctas, std::int32_t* tiles) {
   const std::int32_t item_base = lane == 0 ? plan.phases[phase].item_begin : plan.phases[phase].wide_end;
   const std::int32_t* bands[2];
   ItemOfUnit cursors[2] = {ItemOfUnit(plan.num_kv_heads), ItemOfUnit(plan.num_kv_heads)};
@@ -107,7 +116,7 @@ void write_lane(const Plan& plan, const CudaItem* items, const Forest::Table& ta
       }
       ++run;
     }
-    work.num_tiles = num_tiles;
+    tiles[w] = num_tiles;
   }
 }
 
@@ -118,7 +127,7 @@ std::size_t plan_block_bytes(const WorkspaceSizes& sizes) {
   const std::int64_t ctas = sizes.scheduled ? std::max<std::int64_t>(limits.max_phases, 1) * sizes.num_workers : 0;
   const std::size_t bytes =
       sizeof(PlanHeader) + room(ctas, sizeof(CtaWork)) + room(limits.max_query_tokens, sizeof(QueryToken)) +
-      room(limits.max_items, sizeof(CudaItem)) + room(limits.max_phases, sizeof(Phase)) +
+      room(limits.max_items, sizeof(CudaItem)) * (sizes.scheduled ? 2 : 1) + room(limits.max_phases, sizeof(Phase)) +
       room(limits.max_merges, sizeof(Merge)) + room(limits.max_merge_sources, sizeof(std::int32_t));
   require(bytes <= std::numeric_limits<std::uint32_t>::max(), "capacity",
           "one whose largest plan takes less than 4 GiB", bytes);
@@ -129,6 +138,7 @@ PlanBlock::PlanBlock(const WorkspaceSizes& sizes)
     : scheduled_(sizes.scheduled), group_size_(sizes.group_size), page_size_(sizes.page_size) {
   const auto tokens = static_cast<std::size_t>(sizes.limits.max_query_tokens);
   run_end_.reserve(tokens);
+  tiles_.resize(2 * static_cast<std::size_t>(sizes.num_workers));
 }
 
 std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::span<const std::int32_t> row_of,
@@ -157,32 +167,61 @@ std::size_t PlanBlock::write(const Plan& plan, const Forest::Table& table, std::
   writer.copy(plan.query_tokens, header.query_tokens);
 
   index_runs(plan);
-  CudaItem* items = writer.take<CudaItem>(plan.items.size(), &header.items);
+  CudaItem* const items = writer.take<CudaItem>(plan.items.size(), &header.items);
   std::size_t phase_of_item = 0;
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const WorkItem& item = plan.items[i];
     const Segment& segment = plan.segments[item.segment_begin];
     while (static_cast<int>(i) >= plan.phases[phase_of_item].item_end) ++phase_of_item;
     const bool narrow = static_cast<int>(i) >= plan.phases[phase_of_item].wide_end;
+    const std::int32_t num_rows = plan.paired ? std::min(item.num_rows, kernels::paired_rows_each) : item.num_rows;
     items[i] = {.row_begin = item.row_begin,
-                .num_rows = static_cast<std::int16_t>(item.num_rows),
+                .num_rows = static_cast<std::int16_t>(num_rows),
                 .masked = static_cast<std::int16_t>(item.masked),
                 .table_row = row_of.empty() ? segment.table_row : row_of[segment.table_row],
                 .token_begin = segment.token_begin,
                 .token_end = segment.token_end,
                 .partial_begin = item.partial_begin,
-                .first_q = first_q(plan, item.row_begin, item.row_begin + item.num_rows),
+                .first_q = first_q(plan, item.row_begin, item.row_begin + num_rows),
                 .heads_at_once = narrow ? heads_at_once(item.num_rows, segment.token_end - segment.token_begin,
                                                         kernels::packed_rows, kernels::packed_tokens, plan.num_kv_heads)
                                         : 1};
   }
+  // What the second CTAs of pairs have of the wide items, by the same index.
+  std::uint32_t seconds_at = 0;
+  CudaItem* const seconds =
+      plan.paired ? writer.take<CudaItem>(static_cast<std::size_t>(plan.phases.back().wide_end), &seconds_at) : nullptr;
+  for (std::int32_t i = 0; plan.paired && i < plan.phases.back().wide_end; ++i) {
+    const WorkItem& item = plan.items[i];
+    seconds[i] = items[i];
+    seconds[i].num_rows = static_cast<std::int16_t>(item.num_rows - items[i].num_rows);
+    if (seconds[i].num_rows == 0) continue;
+    seconds[i].row_begin += items[i].num_rows;
+    if (item.partial_begin >= 0) seconds[i].partial_begin += items[i].num_rows;
+    seconds[i].first_q = first_q(plan, seconds[i].row_begin, item.row_begin + item.num_rows);
+  }
   if (ctas != nullptr) {
     for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
       CtaWork* const works = ctas + phase * num_ctas;
-      for (const int lane : {0, 1}) write_lane(plan, items, table, page_size_, phase, lane, header.items, works);
-      for (CtaWork& work : std::span(works, num_ctas)) {
-        work.wide.other_tiles = work.narrow.num_tiles;
-        work.narrow.other_tiles = work.wide.num_tiles;
+      std::int32_t *const wide_tiles = tiles_.data(), *const narrow_tiles = wide_tiles + num_ctas;
+      write_lane(plan, items, table, page_size_, phase, 0, header.items, works, wide_tiles);
+      write_lane(plan, items, table, page_size_, phase, 1, header.items, works, narrow_tiles);
+      const std::size_t together = plan.paired ? 2 : 1;
+      for (std::size_t w = 0; w < num_ctas; w += together) {
+        const std::int32_t wide = wide_tiles[w];
+        const std::int32_t narrow = *std::max_element(narrow_tiles + w, narrow_tiles + w + together);
+        const int stages = narrow_stages(wide, narrow);
+        works[w].wide.paired = plan.paired;
+        works[w].wide.num_stages = kernels::ring_stages - stages;
+        if (plan.paired) {
+          const CtaWork::Lane& first = works[w].wide;
+          CtaWork::Lane& second = works[w + 1].wide;
+          second = first;
+          const auto at = (first.items - header.items) / sizeof(CudaItem) + first.begin[0] / plan.num_kv_heads;
+          second.items += seconds_at - header.items;
+          if (wide > 0) second.first = seconds[at];
+        }
+        for (std::size_t cta = w; cta < w + together; ++cta) works[cta].narrow.num_stages = stages;
       }
     }
   }

@@ -31,6 +31,7 @@ class PlanBlock {
 
   bool scheduled_ = false;
   int group_size_ = 1, page_size_ = 1;
+  std::vector<std::int32_t> tiles_;    // of each CTA's wide lane, then of the narrow ones
   std::vector<std::int32_t> run_end_;  // of each query token: one past the last of those whose rows of q follow its own
 };
 

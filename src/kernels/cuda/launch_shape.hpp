@@ -12,6 +12,7 @@ struct LaunchShape {
   std::size_t shared_bytes = 0;  // dynamic
   /// All CTAs are resident at once, as they wait for each other, and may begin before the launch before has ended.
   bool persistent = false;
+  int cluster = 1;  // CTAs side by side that reach each other's shared memory
 };
 
 }  // namespace trunkline::kernels::cuda

@@ -11,6 +11,9 @@ bool supports(int head_dim, Element q, Element kv);
 /// The most rows of one item, per lane of the plan.
 inline constexpr int max_wide_rows = 128;
 inline constexpr int max_narrow_rows = 16;
+/// Two CTAs that lie side by side may take a wide item of so many rows together.
+inline constexpr int max_paired_rows = 2 * paired_rows_each;
+static_assert(paired_rows_each == max_wide_rows);
 /// Items are cut between rows at multiples of this, so that one copy of queries may bring as many.
 inline constexpr int row_granule = 8;
 

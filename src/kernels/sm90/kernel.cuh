@@ -32,12 +32,12 @@ namespace trunkline::kernels::sm90 {
 /// Barriers of the rings, by number.
 inline constexpr int num_barriers = static_cast<int>(sizeof(Barriers) / sizeof(std::uint64_t));
 __device__ __forceinline__ int arrivals_of(int barrier) {
-  constexpr int narrow_warps = 4, wide_warps = 8, everyone = 32;
+  constexpr int narrow_warps = 4, wide_warps = 8, two_ctas = 2, everyone = 32;
   const auto at = [](std::size_t offset) { return static_cast<int>(offset / sizeof(std::uint64_t)); };
   int arrivals = 1;  // `full` of stages
   if (barrier >= at(offsetof(Barriers, narrow.k_empty))) arrivals = narrow_warps;
   if (barrier >= at(offsetof(Barriers, wide))) arrivals = 1;
-  if (barrier >= at(offsetof(Barriers, wide.k_empty))) arrivals = wide_warps;
+  if (barrier >= at(offsetof(Barriers, wide.k_empty))) arrivals = two_ctas * wide_warps;
   if (barrier >= at(offsetof(Barriers, narrow_units))) arrivals = everyone;
   if (barrier >= at(offsetof(Barriers, narrow_units.empty))) arrivals = narrow_warps;
   if (barrier >= at(offsetof(Barriers, wide_units))) arrivals = everyone;
@@ -110,8 +110,12 @@ __global__ void __launch_bounds__(num_threads, 1)
   static_assert(num_barriers % (num_threads / 32) == 0);
   const int warp = static_cast<int>(threadIdx.x / 32);
   init_barriers(shared.barriers, warp * barriers_of_warp, barriers_of_warp, false);
-  // Between phases: all rings are empty, and all CTAs have written what they had.
-  const auto next_phase = [&](auto meet) {
+  ptx::arrive_cluster();
+  // Between phases: all rings are empty, also of what a neighbour has to say. Barriers are set up anew, and then all
+  // CTAs have done so, and have written what they had.
+  const auto next_phase = [&](auto set_up, auto meet) {
+    __syncthreads();
+    set_up();
     __syncthreads();
     meet();
     __syncthreads();
@@ -134,14 +138,14 @@ __global__ void __launch_bounds__(num_threads, 1)
         ptx::wait_for_last_launch();
         meeting.prepare();
       }
-      NarrowConsumer<T, head_dim>(args, shared, narrow_stages(work->narrow, false)).run(has_units(work->narrow));
+      NarrowConsumer<T, head_dim>(args, shared, work->narrow.num_stages).run(has_units(work->narrow));
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
-        next_phase([&] {
-          if (threadIdx.x == warpgroup) meeting.arrive(), meeting.wait();
-        });
         constexpr int mine = num_barriers / 4;
-        init_barriers(shared.barriers, warp % 4 * mine, mine, true);
+        next_phase([&] { init_barriers(shared.barriers, warp % 4 * mine, mine, true); },
+                   [&] {
+                     if (threadIdx.x == warpgroup) meeting.arrive(), meeting.wait();
+                   });
         continue;
       }
       if (header.num_merges() == 0) break;
@@ -168,11 +172,10 @@ __global__ void __launch_bounds__(num_threads, 1)
       const CtaWork::Lane& lane = wide ? work->wide : work->narrow;
       if (loader == Loader::narrow_kv || loader == Loader::wide_kv) {
         const auto start_stages = [&](const auto& units) {
-          const int split = wide ? narrow_stages(units.num_tiles(), units.other_tiles())
-                                 : narrow_stages(units.other_tiles(), units.num_tiles());
+          const bool paired = units.paired() && !general;
+          if (paired && phase == 0) ptx::wait_cluster();  // the neighbour's barriers are set up
           ptx::wait_for_last_launch();
-          return StageWriter<head_dim>(shared, wide ? shared.barriers.wide : shared.barriers.narrow, wide ? split : 0,
-                                       wide ? num_stages - split : split);
+          return StageWriter<head_dim>(shared, wide, units.num_stages(), paired);
         };
         if constexpr (general) {
           gather_tokens<head_dim>(args, lane, ready, start_stages);
@@ -186,7 +189,7 @@ __global__ void __launch_bounds__(num_threads, 1)
         load_narrow_units<T, head_dim, general>(args, &maps.q, lane, shared, ready);
       }
       if (++phase >= Header(params.plan).num_phases()) break;
-      next_phase(nothing);
+      next_phase(nothing, nothing);
     }
   } else {
     ptx::take_registers<wide_registers>();
@@ -197,7 +200,7 @@ __global__ void __launch_bounds__(num_threads, 1)
       WideConsumer<T, head_dim, general>(args, shared, work->wide).run();
       const Header header(params.plan);
       if (++phase < header.num_phases()) {
-        next_phase(nothing);
+        next_phase(nothing, nothing);
         continue;
       }
       if (header.num_merges() == 0) break;

@@ -20,7 +20,8 @@ int Instance<T, head_dim, general>::launch(const Arguments& args, const Maps& ma
   const cuda::LaunchShape shape{.grid = dim3(static_cast<unsigned>(num_ctas)),
                                 .block = dim3(num_threads),
                                 .shared_bytes = sizeof(SharedMemory<head_dim>),
-                                .persistent = true};
+                                .persistent = true,
+                                .cluster = num_ctas % 2 == 0 ? 2 : 1};
   return cuda::launch(attend_forest<T, head_dim, general>, shape, stream, args, maps);
 }
 

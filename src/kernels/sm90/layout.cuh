@@ -20,9 +20,8 @@ enum class Loader : int { narrow_kv, wide_kv, narrow_units, wide_units };
 /// Named barriers; 0 is __syncthreads.
 enum class Barrier : int { narrow = 1, wide_low, wide_high, written, met };
 
-inline constexpr int tile_tokens = 64;  // of a stage
-inline constexpr int group_tokens = 8;  // rows of a swizzled tile
-inline constexpr int num_stages = 6;    // dealt to the two rings
+inline constexpr int group_tokens = 8;          // rows of a swizzled tile
+inline constexpr int num_stages = ring_stages;  // dealt to the two rings, the narrow one's first
 inline constexpr int num_narrow_slots = 6, num_wide_slots = 2;
 inline constexpr int merge_blocks = 8;  // of partials that a merging warp has under way
 
@@ -107,19 +106,6 @@ struct Ring {
 __device__ __forceinline__ bool has_units(const CtaWork::Lane& lane) { return lane.begin[0] < lane.end[0]; }
 __device__ __forceinline__ int num_units(const CtaWork::Lane& lane) {
   return lane.end[0] - lane.begin[0] + lane.end[1] - lane.begin[1];
-}
-
-/// Stages of the narrow ring, the first of the six; the others are the wide ring's. Two of K and V keep the wide
-/// consumers busy, three keep them at their best rate; the narrow consumer holds one while it works, and the full
-/// bandwidth takes three more on their way.
-__device__ __forceinline__ int narrow_stages(int wide_tiles, int narrow_tiles) {
-  if (wide_tiles == 0) return num_stages;
-  if (narrow_tiles == 0) return 0;
-  return narrow_tiles > wide_tiles ? 4 : 3;
-}
-/// `lane` is the CTA's wide one or its narrow one.
-__device__ __forceinline__ int narrow_stages(const CtaWork::Lane& lane, bool is_wide) {
-  return is_wide ? narrow_stages(lane.num_tiles, lane.other_tiles) : narrow_stages(lane.other_tiles, lane.num_tiles);
 }
 
 }  // namespace trunkline::kernels::sm90

@@ -2,6 +2,8 @@
 // units. Page indices are read ahead of their copies, a unit or 32 boxes; the first 16 lie beside the schedule.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/cuda/elements.cuh"
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/units.cuh"
@@ -14,8 +16,13 @@ class StageWriter {
   using Layout = StageLayout<head_dim>;
 
  public:
-  __device__ StageWriter(SharedMemory<head_dim>& shared, StageBarriers& barriers, int first, int size)
-      : stages_(shared.stages + first), barriers_(barriers), size_(size) {}
+  /// `paired`: a stage is written for both CTAs of a pair, by both.
+  __device__ StageWriter(SharedMemory<head_dim>& shared, bool wide, int size, bool paired)
+      : stages_(shared.stages + (wide ? num_stages - size : 0)),
+        barriers_(wide ? shared.barriers.wide : shared.barriers.narrow),
+        size_(size),
+        paired_(paired) {}
+  __device__ __forceinline__ bool paired() const { return paired_; }
   __device__ __forceinline__ std::uint8_t* k() const { return stages_[ring_.stage]; }
   __device__ __forceinline__ std::uint8_t* v() const { return k() + Layout::plane_bytes; }
   __device__ __forceinline__ std::uint64_t* k_full() const { return &barriers_.k_full[ring_.stage]; }
@@ -25,6 +32,15 @@ class StageWriter {
   }
   __device__ __forceinline__ void wait_v_empty() const {
     ptx::barrier_wait(&barriers_.v_empty[ring_.stage], ring_.parity ^ 1);
+  }
+  /// The neighbour's consumers tell this CTA of its stages, too, so it may not end, nor set up barriers, before.
+  __device__ __forceinline__ void wait_all_empty() {
+#pragma unroll 1
+    for (int i = 0; i < size_; ++i) {
+      wait_k_empty();
+      wait_v_empty();
+      advance();
+    }
   }
   /// Whether the consumers have left both planes.
   __device__ __forceinline__ bool empty() const {
@@ -37,6 +53,7 @@ class StageWriter {
   std::uint8_t (*stages_)[Layout::bytes];
   StageBarriers& barriers_;
   int size_;
+  bool paired_;
   Ring ring_;
 };
 
@@ -94,6 +111,9 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
   Box found{__shfl_sync(~0u, first_page, entry - args.page.quotient(unit.token_begin)),
             Box::place_of((first.token - entry * args.params.attention.page_size) / group_tokens, first.head)};
   StageWriter<head_dim> stage = start(units);
+  // Of a pair of CTAs each brings every other box to both.
+  const bool mine = !stage.paired() || ((my_box ^ (is_v ? 1 : 0)) & 1) == static_cast<int>(ptx::cluster_rank());
+  const auto ctas = static_cast<std::uint16_t>(stage.paired() ? 3 : 1 << ptx::cluster_rank());
   while (unit.token_end > 0) {
     const int end_box = unit.num_heads * unit.boxes(box_shift);
     Unit next = unit;  // whose boxes are looked up
@@ -107,7 +127,8 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
         const int place = __shfl_sync(~0u, found.place, box - window + my_box);
         const int group = place & 0xFF, chunk = (unit.head + (place >> 8)) * chunks;
         const auto load = [&](std::uint8_t* to, const CUtensorMap* map, std::uint64_t* full) {
-          if (my_box < count) ptx::load_box(to + my_box * box_bytes, map, full, policy, 0, 0, chunk, group, page);
+          if (my_box >= count || !mine) return;
+          ptx::load_box_to(ctas, to + my_box * box_bytes, map, full, policy, 0, 0, chunk, group, page);
         };
         stage.wait_k_empty();
         if (lane == 0) ptx::barrier_expect(stage.k_full(), count * box_bytes);
@@ -127,6 +148,7 @@ __device__ __forceinline__ void load_boxes(const Arguments& args, const CUtensor
     }
     unit = next;
   }
+  if (stage.paired()) stage.wait_all_empty();
 }
 
 /// 16 bytes of a row that is not aligned to them.

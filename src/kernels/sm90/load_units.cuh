@@ -169,7 +169,7 @@ __device__ __forceinline__ void load_wide_units(const Arguments& args, const Cta
     RowPlace rows[rows_per_lane];
 #pragma unroll
     for (int i = 0; i < rows_per_lane; ++i) {
-      rows[i] = look_up_row(args, unit, unit.head, min(lane + 32 * i, unit.num_rows - 1));
+      rows[i] = look_up_row(args, unit, unit.head, max(min(lane + 32 * i, unit.num_rows - 1), 0));
     }
     WideSlot& slot = shared.wide_units[ring.stage];
     ptx::barrier_wait(&shared.barriers.wide_units.empty[ring.stage], ring.parity ^ 1);

@@ -52,6 +52,16 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t* barrier, std::uint32
       : "memory");
 }
 
+/// The address of a barrier of CTA `rank` of the cluster, and an arrival there.
+__device__ __forceinline__ std::uint32_t remote_address(const void* of_mine, std::uint32_t rank) {
+  std::uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(of_mine)), "r"(rank));
+  return address;
+}
+__device__ __forceinline__ void barrier_arrive_remote(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 /// Whether a wait would return at once.
 __device__ __forceinline__ bool barrier_passed(const std::uint64_t* barrier, std::uint32_t parity) {
   int passed;
@@ -91,6 +101,19 @@ __device__ __forceinline__ bool sync_threads_or(int id, int threads, bool value)
   return any != 0;
 }
 
+// --- clusters ---
+__device__ __forceinline__ std::uint32_t cluster_rank() {
+  std::uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/// Every thread arrives once before it waits. The wait is for all threads of the cluster, and orders nothing but what
+/// they fenced before they arrived.
+__device__ __forceinline__ void arrive_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wait_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
 // --- copies ---
 /// How L2 should treat what is copied: nobody else will read it, or no hint.
 __device__ __forceinline__ std::uint64_t policy_once() {
@@ -103,13 +126,15 @@ __device__ __forceinline__ std::uint64_t policy_normal() {
   asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
-/// One box of a 5-D tensor to shared memory; its bytes count towards the barrier.
-__device__ __forceinline__ void load_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::uint64_t policy,
-                                         int c0, int c1, int c2, int c3, int c4) {
+/// One box of a 5-D tensor to the same place in shared memory of the CTAs of a cluster whose bits are set, and towards
+/// the barrier of each.
+__device__ __forceinline__ void load_box_to(std::uint16_t ctas, void* to, const CUtensorMap* map,
+                                            std::uint64_t* barrier, std::uint64_t policy, int c0, int c1, int c2,
+                                            int c3, int c4) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-      "[%1, {%3,%4,%5,%6,%7}], [%2], %8;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(policy)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint "
+      "[%0], [%1, {%3,%4,%5,%6,%7}], [%2], %8, %9;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "h"(ctas), "l"(policy)
       : "memory");
 }
 /// One box of a 4-D tensor.

@@ -66,7 +66,7 @@ class Units {
  public:
   __device__ Units(const Arguments& args, const CtaWork::Lane& work) : args_(args) {
     static_assert(offsetof(CtaWork::Lane, items) == 32 && offsetof(CtaWork::Lane, end) == 48 &&
-                  offsetof(CtaWork::Lane, other_tiles) == 60);
+                  offsetof(CtaWork::Lane, paired) == 60);
     read(reinterpret_cast<const char*>(&work.first));
     const auto* const list = reinterpret_cast<const int4*>(&work.items);
     lists_ = __ldg(list);
@@ -74,9 +74,8 @@ class Units {
     head_ = lists_.y;
   }
   __device__ __forceinline__ bool more() const { return next_ < count(); }
-  /// Of this lane of the plan, and of the other.
-  __device__ __forceinline__ int num_tiles() const { return ends_.z; }
-  __device__ __forceinline__ int other_tiles() const { return ends_.w; }
+  __device__ __forceinline__ int num_stages() const { return ends_.z; }
+  __device__ __forceinline__ bool paired() const { return ends_.w != 0; }
   /// An empty unit after the last.
   __device__ __forceinline__ Unit next() {
     const int index = next_, at = index - batch_, in_run_0 = ends_.x - lists_.z;
@@ -123,7 +122,7 @@ class Units {
   const Arguments& args_;
   int next_ = 0, batch_ = 0;  // unit that comes next, first of those read
   int4 words_[2];
-  int4 lists_, ends_;  // items, first_head, begin; end, num_tiles, other_tiles: of the lane
+  int4 lists_, ends_;  // items, first_head, begin; end, num_stages, paired: of the lane
   int head_;
 };
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cstddef>
 
 #include "kernels/sm90/layout.cuh"
 #include "kernels/sm90/wgmma.cuh"
@@ -22,11 +23,13 @@ class WideConsumer {
       : args_(args),
         shared_(shared),
         work_(work),
-        first_stage_(narrow_stages(work, true)),
+        first_stage_(num_stages - work.num_stages),
         units_left_(num_units(work)),
         high_(threadIdx.x / warpgroup == static_cast<unsigned>(Role::wide_high)),
         first_row_(static_cast<int>(high_ * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4)),
-        scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)) {}
+        scale_(fmaxf(fabsf(args.scale_log2), FLT_MIN)),
+        empty_(ptx::remote_address(&shared.barriers.wide,
+                                   work.paired != 0 && !general ? threadIdx.x % 2 : ptx::cluster_rank())) {}
 
   /// Unit after unit. One place loads queries: those of the next unit, under the last values of the one before it.
   __device__ void run() {
@@ -66,6 +69,11 @@ class WideConsumer {
   }
   static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % 32); }
 
+  /// The first row where there is none: the neighbour has them all.
+  __device__ __forceinline__ int row_or_last(int h, int num_rows) const {
+    return max(min(first_row_ + 8 * h, num_rows - 1), 0);
+  }
+
   /// Of the unit after the last whose queries were loaded, as A of the products. Rows beyond the unit's last repeat it:
   /// what becomes of them is not written. All loads are issued before the first result is used. Those of the first unit
   /// do not wait for its loader where the item beside the schedule says in which rows of q they lie.
@@ -81,7 +89,7 @@ class WideConsumer {
       const int token = args_.group.quotient(row_begin);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = min(first_row_ + 8 * h, num_rows - 1);
+        const int row = row_or_last(h, num_rows);
         q_index[h] = first_q + args_.group.quotient(row_begin + row) - token;
       }
     } else {
@@ -91,12 +99,12 @@ class WideConsumer {
       num_rows = unit.num_rows;
       head = unit.head;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) q_index[h] = unit.q_index[min(first_row_ + 8 * h, num_rows - 1)];
+      for (int h = 0; h < 2; ++h) q_index[h] = unit.q_index[row_or_last(h, num_rows)];
     }
     queries_.advance(num_wide_slots);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = min(first_row_ + 8 * h, num_rows - 1);
+      const int row = row_or_last(h, num_rows);
       const cuda::RowPlace place{q_index[h], head * a.group_size + args_.group.remainder(row_begin + row)};
       const T* const from = ptx::known(cuda::row_of<T>(a.q, place) + lane() % 4 * 2);
 #pragma unroll
@@ -126,13 +134,19 @@ class WideConsumer {
   __device__ __forceinline__ void wait_values() {
     ptx::barrier_wait(&shared_.barriers.wide.v_full[values_.stage], values_.parity);
   }
+  /// Of a pair of CTAs both are told, as both loaders write to both; a CTA alone is told twice.
+  __device__ __forceinline__ void release(std::size_t barriers, int stage) const {
+    if (lane() < 2) {
+      ptx::barrier_arrive_remote(empty_ + static_cast<std::uint32_t>(barriers + stage * sizeof(std::uint64_t)));
+    }
+  }
   __device__ __forceinline__ void release_keys() {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.k_empty[keys_.stage]);
+    release(offsetof(StageBarriers, k_empty), keys_.stage);
     keys_.advance(num_stages - first_stage_);
   }
   /// The values after these are in the stage `next`.
   __device__ __forceinline__ void release_values(Ring next) {
-    if (lane() == 0) ptx::barrier_arrive(&shared_.barriers.wide.v_empty[values_.stage]);
+    release(offsetof(StageBarriers, v_empty), values_.stage);
     values_ = next;
   }
 
@@ -261,7 +275,7 @@ class WideConsumer {
         four[i] = ptx::exp2(fmaf(scores[i], scale_, -reference[i / 2]));
         added[i / 2] += four[i];
       }
-      auto& words = reinterpret_cast<std::uint32_t (&)[16]>(p);
+      auto& words = reinterpret_cast<std::uint32_t(&)[16]>(p);
 #pragma unroll
       for (int i = 0; i < 28; ++i) scores[i] = scores[i + 4];
 #pragma unroll
@@ -388,6 +402,7 @@ class WideConsumer {
   bool high_;
   int first_row_;
   float scale_;          // positive, so that -inf stays -inf
+  std::uint32_t empty_;  // the wide ring's barriers of the CTA that this lane tells
   Ring keys_, values_;   // of the next tile whose scores, and values, are to be computed
   Ring unit_, queries_;  // the unit at hand; the next whose queries are to be loaded
 };

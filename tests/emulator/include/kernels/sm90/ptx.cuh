@@ -20,12 +20,17 @@ using cuda::let_next_launch_start;
 using cuda::log2;
 using cuda::reciprocal;
 using cuda::shared_address;
+using emulator::arrive_cluster;
 using emulator::arrive_threads;
 using emulator::barrier_arrive;
+using emulator::barrier_arrive_remote;
 using emulator::barrier_init;
 using emulator::barrier_invalidate;
 using emulator::barrier_wait;
+using emulator::cluster_rank;
 using emulator::Place;
+using emulator::remote_address;
+using emulator::wait_cluster;
 
 // --- mbarrier ---
 inline void barrier_init_fence() {}
@@ -52,9 +57,9 @@ inline bool sync_threads_or(int id, int threads, bool value, Place place = Place
 // --- copies ---
 inline std::uint64_t policy_once() { return 1; }
 inline std::uint64_t policy_normal() { return 0; }
-inline void load_box(void* to, const CUtensorMap* map, std::uint64_t* barrier, std::uint64_t, int c0, int c1, int c2,
-                     int c3, int c4, Place place = Place::current()) {
-  emulator::start_box(to, map, barrier, {c0, c1, c2, c3, c4}, place);
+inline void load_box_to(std::uint16_t ctas, void* to, const CUtensorMap* map, std::uint64_t* barrier, std::uint64_t,
+                        int c0, int c1, int c2, int c3, int c4, Place place = Place::current()) {
+  emulator::start_box_to(ctas, to, map, barrier, {c0, c1, c2, c3, c4}, place);
 }
 inline void load_rows(void* to, const CUtensorMap* map, std::uint64_t* barrier, int c0, int c1, int c2, int c3,
                       Place place = Place::current()) {
